@@ -87,6 +87,7 @@ lint: .venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 # The documentation, into site/; a broken link or a page that is nowhere listed is an error.
 docs: .venv

@@ -301,6 +301,7 @@ def test_names_are_read_and_printed_in_a_locale_that_does_not_hold_them(command,
     assert done.returncode == 2 and "größe-日本" in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
+@pytest.mark.slow
 def test_a_report_is_written_of_runs_with_such_names(tmp_path):
     Made(tmp_path / "größe-日本").write()
     done = in_ascii([ROOT / "launch" / "report.py", "größe-日本", "--out", "seite-日本.html", "--csv", "csv"], tmp_path)
@@ -308,6 +309,7 @@ def test_a_report_is_written_of_runs_with_such_names(tmp_path):
     assert "größe-日本" in (tmp_path / "seite-日本.html").read_text(encoding="utf-8") and "seite-日本.html" in done.stdout
 
 
+@pytest.mark.slow
 def test_data_of_such_text_is_prepared_and_printed_on_a_terminal_of_ascii(tmp_path):
     texts = [f"Der größte Hund saß vor Tür {number}. 日本語の文。\n\n" for number in range(60)]
     (tmp_path / "größe-日本.txt").write_text("".join(texts), encoding="utf-8")

@@ -70,6 +70,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
 def test_a_row_that_fails_says_why_and_the_others_are_measured(fault, tmp_path, monkeypatch, capsys):
     file, seen = tmp_path / "gpu.md", []
@@ -85,6 +86,7 @@ def test_a_row_that_fails_says_why_and_the_others_are_measured(fault, tmp_path, 
     assert [text.count("gpt2 {2, 64}, 4 x 32") for text in seen] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_device_that_answers_no_more_is_left_to_a_new_process(tmp_path, monkeypatch):
     file, started = tmp_path / "gpu.md", []
 

@@ -321,12 +321,10 @@ def find_spans(
     """
     last = np.uint32(len(table) - 1)
     alone, is_word, code = np.uint32(ALONE), np.uint32(WORD), np.uint32(WORD - 1)
-    found = 0
-    place = 0
+    found = place = 0
     for text in range(len(ends)):
         before = found
-        line = first = 0
-        words = 0
+        line = first = words = 0
         in_word, blank = False, True  # of the line
         empty = True  # of the span
         one, other = _WORD_SEED, _BASE

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel
@@ -32,65 +33,15 @@ def encoder(
     `pair_head` judges pairs of sentences by the pooled first token; without one, published poolers are no part of the model.
     """
     name = model_class.base_model_prefix
-    embeddings = f"{name}.embeddings."
-    words, matrix, bias = f"{embeddings}word_embeddings.weight", f"{head}decoder.weight", f"{head}decoder.bias"
-
-    def layer(prefix: str, config: PretrainedConfig) -> Layer:
-        options: dict[str, Any] = {"init": config.initializer_range, "bias": True}
-        attention = Attention(
-            query_key_value(prefix + "attention.self.", ("query", "key", "value"), **options),
-            attention_output(prefix + "attention.output.dense", **options),
-            score=score(config),
-        )
-        mlp = plain_mlp(prefix + "intermediate.dense", prefix + "output.dense", **options)
-        return Layer.sequential(
-            Branch(attention, ends=layer_norm(prefix + "attention.output.LayerNorm")),
-            Branch(mlp, ends=layer_norm(prefix + "output.LayerNorm")),
-        )
-
-    def pooler(std: float) -> Pooler:
-        # Its channels are copied as the stream's are, and no norm reads them.
-        return Pooler(
-            linear(f"{name}.pooler.dense", _POOLED, init=std, bias=True),
-            Linear(f"{pair_head}.weight", Axis.of("pair_classes"), _POOLED, f"{pair_head}.bias", init=std),
-        )
-
-    def graph(config: PretrainedConfig) -> Model:
-        std, tied = config.initializer_range, config.tie_word_embeddings
-        tables = {
-            "word_embeddings": "vocab",
-            "position_embeddings": "positions",
-            "token_type_embeddings": "segments",
-        }
-        sizes = port_sizes(config) | {"positions": config.max_position_embeddings, "segments": config.type_vocab_size}
-        return Model(
-            sizes | ({"pooled": sizes[RESIDUAL], "pair_classes": 2} if pair_head else {}),
-            Stack(
-                tuple(Embedding(f"{embeddings}{table}.weight", port, std) for table, port in tables.items()),
-                tuple(layer(f"{name}.encoder.layer.{number}.", config) for number in range(config.num_hidden_layers)),
-                embedding_norm=layer_norm(embeddings + "LayerNorm"),
-            ),
-            Head(
-                words if tied else matrix,
-                tied,
-                # transformers unties the output bias with the matrix, and then leaves the head's own bias unused.
-                biases=(f"{head}bias",) if tied else (f"{head}bias", bias),
-                transform=linear(head + transform, STREAM, init=std, bias=True),
-                norm=layer_norm(head + transform_norm),
-                init=std,
-            ),
-            pooler(std) if pair_head else None,
-        )
-
     return Family(
         model_class=model_class,
         objective="mlm",
-        graph=graph,
+        graph=partial(_graph, name=name, head=head, transform=transform, transform_norm=transform_norm, pair_head=pair_head),
         layers=f"{name}.encoder.layer",
         head_module=head.removesuffix("."),
-        words=words,
-        output=matrix,
-        output_bias=bias,
+        words=f"{name}.embeddings.word_embeddings.weight",
+        output=f"{head}decoder.weight",
+        output_bias=f"{head}decoder.bias",
         lm_head=(head.removesuffix("."),),
         tied_output_bias=head + "bias",
         position_offset=position_offset,
@@ -116,4 +67,57 @@ def encoder(
         logits="prediction_logits" if pair_head else "logits",
         pair_logits="seq_relationship_logits" if pair_head else None,
         pooler=f"{name}.pooler" if pair_head else None,
+    )
+
+
+def _graph(
+    config: PretrainedConfig, *, name: str, head: str, transform: str, transform_norm: str, pair_head: str | None
+) -> Model:
+    std, tied = config.initializer_range, config.tie_word_embeddings
+    embeddings = f"{name}.embeddings."
+    tables = {
+        "word_embeddings": "vocab",
+        "position_embeddings": "positions",
+        "token_type_embeddings": "segments",
+    }
+    sizes = port_sizes(config) | {"positions": config.max_position_embeddings, "segments": config.type_vocab_size}
+    return Model(
+        sizes | ({"pooled": sizes[RESIDUAL], "pair_classes": 2} if pair_head else {}),
+        Stack(
+            tuple(Embedding(f"{embeddings}{table}.weight", port, std) for table, port in tables.items()),
+            tuple(_layer(f"{name}.encoder.layer.{number}.", config) for number in range(config.num_hidden_layers)),
+            embedding_norm=layer_norm(embeddings + "LayerNorm"),
+        ),
+        Head(
+            f"{embeddings}word_embeddings.weight" if tied else f"{head}decoder.weight",
+            tied,
+            # transformers unties the output bias with the matrix, and then leaves the head's own bias unused.
+            biases=(f"{head}bias",) if tied else (f"{head}bias", f"{head}decoder.bias"),
+            transform=linear(head + transform, STREAM, init=std, bias=True),
+            norm=layer_norm(head + transform_norm),
+            init=std,
+        ),
+        _pooler(name, pair_head, std) if pair_head else None,
+    )
+
+
+def _layer(prefix: str, config: PretrainedConfig) -> Layer:
+    options: dict[str, Any] = {"init": config.initializer_range, "bias": True}
+    attention = Attention(
+        query_key_value(prefix + "attention.self.", ("query", "key", "value"), **options),
+        attention_output(prefix + "attention.output.dense", **options),
+        score=score(config),
+    )
+    mlp = plain_mlp(prefix + "intermediate.dense", prefix + "output.dense", **options)
+    return Layer.sequential(
+        Branch(attention, ends=layer_norm(prefix + "attention.output.LayerNorm")),
+        Branch(mlp, ends=layer_norm(prefix + "output.LayerNorm")),
+    )
+
+
+def _pooler(name: str, pair_head: str, std: float) -> Pooler:
+    # Its channels are copied as the stream's are, and no norm reads them.
+    return Pooler(
+        linear(f"{name}.pooler.dense", _POOLED, init=std, bias=True),
+        Linear(f"{pair_head}.weight", Axis.of("pair_classes"), _POOLED, f"{pair_head}.bias", init=std),
     )

@@ -21,7 +21,7 @@ from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.optimizer_growth import grow_optimizer
 from pipeline.growth.probe import elements
 from pipeline.growth.reading import bytes_read
-from pipeline.growth.state import Described
+from pipeline.growth.state import Described, OptimizerState, State
 from pipeline.growth.zero_files import bytes_of_rank
 from pipeline.recipe import GrowthConfig
 from tests.benchmarks.measuring import GIB, cost_of, part_parser, publish, table
@@ -42,10 +42,9 @@ def planned(source: Path, target: Path, ranks: int) -> OfflineGrowth:
     return OfflineGrowth(request, preview=True)
 
 
-def sections(arguments: argparse.Namespace, growth: OfflineGrowth) -> None:
-    """Publish the figures."""
-    nodes, node = arguments.nodes, arguments.ranks_per_node
-    ranks, grown, source = nodes * node, growth.grown, growth.source.state
+def what_grows(growth: OfflineGrowth) -> dict[str, tuple[State, OptimizerState | None]]:
+    """Return the grown weights, and the grown optimizer's state where it is grown too, by what the table calls them."""
+    source = growth.source.state
     # Adam's state, as a ZeRO checkpoint of the source holds it beside float32 masters.
     masters = {name: Described(tensor.shape, torch.float32) for name, tensor in source.items()}
     moments = {
@@ -53,10 +52,17 @@ def sections(arguments: argparse.Namespace, growth: OfflineGrowth) -> None:
         for name, t in source.items()
     }
     optimizer = grow_optimizer(growth.plan, moments)
-    cases = {
-        "weights, from bfloat16 files": (grown, None),
+    return {
+        "weights, from bfloat16 files": (growth.grown, None),
         "weights and Adam's state, from a checkpoint": (growth.plan.grow(masters), optimizer),
     }
+
+
+def sections(arguments: argparse.Namespace, growth: OfflineGrowth) -> None:
+    """Publish the figures."""
+    nodes, node = arguments.nodes, arguments.ranks_per_node
+    ranks, grown, source = nodes * node, growth.grown, growth.source.state
+    cases = what_grows(growth)
     kept, longest = ranks_memory(growth), widest(source, grown)
     small, large = elements(source), elements(grown)
     largest = max(math.prod(tensor.shape) for tensor in grown.values())

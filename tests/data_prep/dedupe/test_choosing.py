@@ -26,6 +26,7 @@ def _members(root: Path) -> np.ndarray:
     return np.load(root / "work" / "cluster" / "members.npy")
 
 
+@pytest.mark.slow
 def test_pieces_are_cut_between_clusters_and_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "BATCH", 5)
     corpora = [Corpus("a", "near", [*plant(300).texts, *_windows(12), *plant(200, 1).texts])]

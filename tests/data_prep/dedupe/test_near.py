@@ -151,6 +151,7 @@ def test_documents_without_words_stay(tmp_path: Path) -> None:
     assert prepared.fates(prepared.deduplicate()) == [KEPT_TRAIN] * 3 + [EXACT_COPY]
 
 
+@pytest.mark.slow
 def test_any_memory_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Prepared(tmp_path / "whole", _mixed(), memory_mib=64)
     fates = whole.deduplicate()
@@ -163,6 +164,7 @@ def test_any_memory_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert fates.report() == others.report()
 
 
+@pytest.mark.slow
 def test_any_groups_of_parts_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = Prepared(tmp_path / "alone", _mixed())
     expected = alone.fates(alone.deduplicate())
@@ -218,6 +220,7 @@ def test_documents_of_different_clusters_are_not_compared(tmp_path: Path, monkey
     assert prepared.fates(prepared.deduplicate()) == [KEPT_TRAIN, KEPT_TRAIN, NEAR_COPY, NEAR_COPY]
 
 
+@pytest.mark.slow
 def test_any_number_of_processes_leaves_the_same_bytes(tmp_path: Path) -> None:
     alone, together = (Prepared(tmp_path / name, _mixed(), per_part=40) for name in ("alone", "together"))
     alone.deduplicate()

@@ -26,6 +26,7 @@ def _few_descriptors(more: int = 64) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.mark.slow
 def test_more_parts_than_files_may_be_open_are_deduplicated(tmp_path: Path) -> None:
     texts = plant(_FILES).texts
     corpora = [Corpus("a", "near", texts), Corpus("b", "exact", texts[:10])]

@@ -25,6 +25,7 @@ def _pairs(words: int, seed: int) -> list[tuple[str, str, float]]:
     return pairs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [8, 30, 300])
 def test_the_error_is_that_of_independent_permutations_and_no_worse_than_datasketchs(words: int) -> None:
     pairs = _pairs(words, seed=words)

@@ -97,6 +97,7 @@ class WrongOnOne(libraries.Fastokens):
         return Ragged(ids, found.lengths)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sequences", ["document", "sentence"])
 def test_shards_are_the_same_whichever_library_encodes_and_where_it_fails_in_a_part_and_unseen_in_another(
     tmp_path, monkeypatch, caplog, sequences

@@ -57,6 +57,7 @@ def corpus(request) -> tuple[list[str], Counter[str], int]:
         return list(read_python_docs(dropped)), dropped, thinned
 
 
+@pytest.mark.slow
 def test_the_corpus_is_large_clean_and_free_of_repeats(corpus):
     texts, dropped, thinned = corpus
     assert sum(len(text.encode("utf-8", "replace")) for text in texts) >= (10_000_000 if thinned == 1 else 3_000_000)

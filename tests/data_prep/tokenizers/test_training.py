@@ -134,6 +134,7 @@ for made in MADE:
 """
 
 
+@pytest.mark.slow
 def test_the_same_texts_give_the_same_files_in_other_processes_with_other_threads(tmp_path):
     for threads in ("1", "3"):
         environment = os.environ | {"RAYON_NUM_THREADS": threads, "OMP_NUM_THREADS": threads, "PYTHONHASHSEED": threads}

@@ -322,6 +322,7 @@ def harness(model, name, include_path, window=None, limit=None):
     return harness_score(f"lm_eval:{name}", model, include_path, window, batch_size=4, limit=limit)
 
 
+@pytest.mark.slow
 def test_the_digest_of_a_lm_eval_task_is_of_its_examples_and_of_how_they_are_judged(gpt2, include_path, tmp_path):
     def digest(change=lambda text: text, passages=None) -> str:
         folder = tmp_path / str(len(list(tmp_path.iterdir())))

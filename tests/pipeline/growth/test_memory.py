@@ -50,6 +50,7 @@ def resident(field: str) -> int:
     return int(lines[field].split()[0]) * 1024
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("growth", GROWTHS)
 def test_a_chunk_takes_no_more_than_is_said(growth, monkeypatch):
     monkeypatch.setattr("pipeline.growth.memory.CHUNK_ELEMENTS", CHUNK)

@@ -311,6 +311,7 @@ def asked(tmp_path, prepared, monkeypatch, capsys):
     return ask
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_plan_and_a_recipe_that_is_one(asked, tmp_path):
     status, out, err = asked("--tokens", str(2000 * STEP), "--out", str(tmp_path / "plan"))
     assert status == 0, err

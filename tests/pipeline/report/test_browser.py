@@ -70,6 +70,7 @@ def test_words_in_figures_can_be_selected(look, tmp_path):
     look(written(tmp_path, one)[1], select)
 
 
+@pytest.mark.slow
 def test_the_page_prints(browser, tmp_path):
     page = browser.new_page()
     page.goto(written(tmp_path, several)[1].as_uri())

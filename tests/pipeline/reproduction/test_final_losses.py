@@ -168,6 +168,7 @@ def test_a_given_source_counts(tmp_path):
     assert one.counted.mean is None and one.source_free.mean == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_results_have_each_horizon_with_its_frontier_and_a_record_of_all_runs(tmp_path, monkeypatch):
     own = partial(write_own, final_loss_results.write_figures)
     monkeypatch.setattr(final_loss_results, "write_figures", own)

@@ -100,6 +100,7 @@ def test_a_loss_before_the_last_step_is_no_final_loss(tmp_path):
     assert "shared the machine" not in written
 
 
+@pytest.mark.slow
 def test_runs_are_compared_with_the_baseline_s_of_the_same_seed(tmp_path):
     methods = {
         "scratch": [task(tmp_path, f"scratch-{seed}", scratch=True, seed=seed) for seed in (1, 2)],

@@ -100,6 +100,7 @@ CASES: dict[str, list[Callable[[RunPaths], None]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("file", "reader"), [(file, reader) for file, readers in CASES.items() for reader in readers])
 def test_one_damaged_key_of_a_record_at_any_depth_is_read_or_refused(run, tmp_path, file, reader):
     path, faults = run.path / file, []

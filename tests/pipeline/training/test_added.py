@@ -49,6 +49,7 @@ def steps_taken(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> to
     return parameter.detach().flatten()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("age", "compiled"), [(0.0, False), (1000.0, False), pytest.param(1000.0, True, marks=COMPILER)])
 def test_adamw_moves_each_element_by_its_share_of_the_rate_whatever_its_moments_age(age, compiled, monkeypatch):
     monkeypatch.setattr(adamw_module, "CHUNK_ELEMENTS", 7)

@@ -412,6 +412,7 @@ def keys_that_deepspeed_reads() -> set[str]:
     return asked
 
 
+@pytest.mark.slow
 def test_every_key_that_the_installed_deepspeed_reads_is_supported_or_refused_with_its_reason(resolve):
     read = keys_that_deepspeed_reads()
     # What is watched is all of it: keys of every way in which DeepSpeed looks.

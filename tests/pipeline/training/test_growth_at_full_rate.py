@@ -86,6 +86,7 @@ def moved(source, target, operators, added) -> float:
     return max(abs(ours - theirs) for ours, theirs in zip(losses, gone_on, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "operators", "slowly"),
     [
