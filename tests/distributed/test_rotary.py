@@ -43,7 +43,7 @@ def configuration(rope: str) -> PretrainedConfig:
 def trained(directory, stage: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """The frequencies of engines that train, by kind."""
     held, family = {}, FAMILIES["llama"]
-    ds_config = engine_config(stage, 1, **{HALVES[dtype]: {"enabled": True}})
+    ds_config = engine_config(stage, 1) | {HALVES[dtype]: {"enabled": True}}
     for rope in ROPES:
         config = configuration(rope)
         groups = cut(sizes_of(config).num_hidden_layers, [])
