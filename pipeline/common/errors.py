@@ -15,9 +15,9 @@ class UserError(Exception):
     """The user's input is wrong: one sentence naming the file, key or tensor, and what to do."""
 
 
-def one_line(error: BaseException) -> str:
-    """Return how an error begins, in one line."""
-    return " ".join(str(error).split())[:200]
+def one_line(error: object, most: int | None = 200) -> str:
+    """Return an error's first `most` characters in one line."""
+    return " ".join(str(error).split())[:most]
 
 
 def is_full_disk(error: OSError) -> bool:

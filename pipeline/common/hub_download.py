@@ -13,7 +13,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from pipeline.common.errors import UserError
+from pipeline.common.errors import UserError, one_line
 
 _LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 
@@ -51,5 +51,5 @@ def _reason(error: Exception, name: str, revision: str | None) -> str:
         return f"{place} answers {status} for {name}: try again later"
     if constants.HF_HUB_OFFLINE:
         return f"nothing is looked for, since HF_HUB_OFFLINE is set, and {called} is not in {cache}: unset it, or {again}"
-    reason = " ".join(f"{type(cause).__name__}: {cause}".split())[:160]
+    reason = f"{type(cause).__name__}: {one_line(cause)}"
     return f"nothing can be looked for, since {place} cannot be reached ({reason}), and {called} is not in {cache}: {again}"

@@ -11,6 +11,8 @@ from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from deepspeed.runtime.zero.offload_config import DeepSpeedZeroOffloadOptimizerConfig, DeepSpeedZeroOffloadParamConfig
 from pydantic import BaseModel
 
+from pipeline.common.errors import one_line
+
 SECTIONS: dict[str, type[BaseModel]] = {
     "bf16": DeepSpeedBF16Config,
     "fp16": DeepSpeedFP16Config,
@@ -27,7 +29,7 @@ def refusal(config: dict[str, Any]) -> str | None:
     try:
         DeepSpeedConfig(copy.deepcopy(config))
     except (AssertionError, ValueError, TypeError, DeepSpeedConfigError) as error:
-        return " ".join(str(error).split())
+        return one_line(error, None)
     return None
 
 

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pipeline.common.errors import UserError
+from pipeline.common.errors import UserError, one_line
 from pipeline.common.files import text_digest
 from pipeline.evaluation.models import EvaluatedModel
 from pipeline.evaluation.registry import HARNESS
@@ -53,9 +53,8 @@ def harness_score(
         # What it has loaded once it takes from there: so that missing data is not taken for a fault of the evaluation.
         manager.load([name])
     except Exception as error:  # tasks are others' code and others' data
-        message = " ".join(str(error).split())[:200]
         raise UserError(
-            f"--task {task}: lm_eval cannot load it ({type(error).__name__}: {message}); its data may be missing"
+            f"--task {task}: lm_eval cannot load it ({type(error).__name__}: {one_line(error)}); its data may be missing"
         ) from None
     prefix = model.encoder.prefix
     run = HFLM(

@@ -215,11 +215,6 @@ class Family:
         """Whether query heads may share key-value heads."""
         return hasattr(self.config_class, "num_key_value_heads") and not has_key(self.config_class, "kv_lora_rank")
 
-    def graph_at(self, sizes: Sizes) -> Model:
-        """Return what a model of these sizes is made of, the class's own options in all else."""
-        keys = config_keys(self, sizes, self.config_class) | _NO_IDS | dict(self.scratch)
-        return self.graph(self.configuration(**keys, tie_word_embeddings=sizes.tied))
-
     def configuration(self, **keys: Any) -> PretrainedConfig:
         """Return the class's configuration of these keys, tied as they say: T5's class ignores that key."""
         if has_key(self.config_class, "qk_rope_head_dim") and "head_dim" in keys:

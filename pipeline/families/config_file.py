@@ -10,7 +10,7 @@ from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDa
 from transformers import PretrainedConfig
 
 from pipeline.common.config import read_json
-from pipeline.common.errors import UserError
+from pipeline.common.errors import UserError, one_line
 from pipeline.families.base import depth_keys
 from pipeline.families.consistency import MOST_LAYERS, check_config
 from pipeline.families.registry import FAMILIES, family_of
@@ -125,13 +125,9 @@ def _constructed(path: Path, model_type: str, content: dict[str, Any]) -> Pretra
         return FAMILIES[model_type].configuration(**content)
     except StrictDataclassFieldValidationError as error:
         field = str(error).split("'")[1]
-        raise UserError(f"{path}: {field}: {_short(error.__cause__)}; put the model's own value there") from None
+        raise UserError(f"{path}: {field}: {one_line(error.__cause__)}; put the model's own value there") from None
     except StrictDataclassClassValidationError as error:
-        raise UserError(f"{path}: {_short(error.__cause__).rstrip('.')}; put the model's own values there") from None
+        raise UserError(f"{path}: {one_line(error.__cause__).rstrip('.')}; put the model's own values there") from None
     except Exception as error:  # the class computes with values of any type before it checks them
         name = FAMILIES[model_type].config_class.__name__
-        raise UserError(f"{path}: no configuration that {name} takes ({_short(error)}); copy the file again") from None
-
-
-def _short(error: BaseException | None) -> str:
-    return " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: no configuration that {name} takes ({one_line(error)}); copy the file again") from None

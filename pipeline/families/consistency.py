@@ -10,7 +10,7 @@ from transformers import PretrainedConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from pipeline.common.errors import UserError
+from pipeline.common.errors import UserError, one_line
 from pipeline.families.base import EXPERT_KEYS, GROUP_KEYS, LATENT_KEYS, Family, config_key, depth_keys, has_key, sizes_of
 from pipeline.families.layer_lists import of_layers
 from pipeline.families.registry import check_parameters
@@ -59,10 +59,9 @@ def check_config(family: Family, config: PretrainedConfig, origin: str, remedy: 
     except UserError:
         raise
     except Exception as error:  # whatever the class makes of values that no rule above knows
-        said = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{origin}: {family.config_class.__name__}'s model cannot be built from it ({type(error).__name__}: {said}); "
-            + ("copy the model's own file again" if remedy == _OWN else "put other values there")
+            f"{origin}: {family.config_class.__name__}'s model cannot be built from it ({type(error).__name__}: "
+            f"{one_line(error)}); " + ("copy the model's own file again" if remedy == _OWN else "put other values there")
         ) from None
 
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from huggingface_hub.errors import StrictDataclassClassValidationError
 
-from pipeline.common.errors import UserError
+from pipeline.common.errors import UserError, one_line
 from pipeline.families.base import Family, Sizes
 
 
@@ -38,5 +38,5 @@ def class_rules(family: Family, origin: str) -> Iterator[None]:
     try:
         yield
     except StrictDataclassClassValidationError as error:
-        reason = " ".join(str(error.__cause__).split()).rstrip(".")
+        reason = one_line(error.__cause__, None).rstrip(".")
         raise UserError(f"{origin}: {reason}; choose sizes that {family.config_class.__name__} takes") from None

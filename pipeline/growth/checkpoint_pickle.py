@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from pipeline.common.errors import UserError
+from pipeline.common.errors import UserError, one_line
 from pipeline.common.files import irregular
 
 
@@ -72,11 +72,10 @@ def load(path: Path) -> dict[str, Any]:
         found = re.search(r"GLOBAL (\S+)", str(error))
         # torch's general advice stands in front.
         reason = str(error).rpartition("WeightsUnpickler error: ")[2]
-        what = f"it names {found[1]}" if found else " ".join(reason.split())[:160]
+        what = f"it names {found[1]}" if found else one_line(reason)
         raise UserError(f"{path}: holds more than tensors and plain values, and is not opened ({what})") from None
     except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"{path}: damaged, or not a file of a checkpoint ({reason}); copy it again") from None
+        raise UserError(f"{path}: damaged, or not a file of a checkpoint ({one_line(error)}); copy it again") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a file of a DeepSpeed checkpoint; it holds {type(content).__name__}")
     return content

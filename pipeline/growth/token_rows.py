@@ -83,12 +83,6 @@ class CarriedTokens:
     source: torch.Tensor
     target: torch.Tensor
 
-    @property
-    def in_place(self) -> bool:
-        """Whether they are the first of both."""
-        count = torch.arange(len(self.source))
-        return torch.equal(self.source, count) and torch.equal(self.target, count)
-
 
 def of_tokens(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """Return the logits of some ids."""

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from pipeline.common.config import read_json
-from pipeline.common.errors import UserError
+from pipeline.common.errors import UserError, one_line
 from pipeline.common.files import irregular
 
 WEIGHTS = "model.safetensors"
@@ -99,9 +99,9 @@ def _safetensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
             for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
                 yield name, file.get_tensor(name)
     except (SafetensorError, RuntimeError, AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: damaged safetensors file ({_short(error)}); copy it again") from None
+        raise UserError(f"{path}: damaged safetensors file ({one_line(error)}); copy it again") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or _short(error)}); copy it again") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror or one_line(error)}); copy it again") from None
 
 
 def _pickled(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
@@ -114,7 +114,7 @@ def _pickled(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
         ) from None
     except Exception as error:  # what torch makes of bytes that it did not write
         raise UserError(
-            f"{path}: cannot be memory-mapped, being damaged or in a format older than torch 1.6 ({_short(error)}); copy it "
+            f"{path}: cannot be memory-mapped, being damaged or in a format older than torch 1.6 ({one_line(error)}); copy it "
             "again, or save the model as safetensors"
         ) from None
     if isinstance(content, dict):
@@ -132,7 +132,3 @@ def _pickled(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
         if not isinstance(name, str):
             raise UserError(f"{path}: the key {name!r} is no name of a tensor; save the model again with save_pretrained")
         yield name, tensor.detach()
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -18,7 +18,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PretrainedConfig
 
-from pipeline.common.errors import UserError
+from pipeline.common.errors import UserError, one_line
 from pipeline.common.files import write_json
 from pipeline.deepspeed.release import WRITTEN_FOR
 from pipeline.deepspeed.zero_layout import partition_bounds, partition_size
@@ -110,8 +110,7 @@ def _save(content: dict[str, Any], path: Path) -> None:
         torch.save(content, path)
     except RuntimeError as error:
         # torch's own writer: what it writes here is plain, so only the disk can fail, and it does not give the reason.
-        reason = " ".join(str(error).split())[:100]
-        raise UserError(f"{path}: could not be written ({reason}); make room or name another directory") from None
+        raise UserError(f"{path}: could not be written ({one_line(error)}); make room or name another directory") from None
 
 
 def _groups(state: State, optimizer: OptimizerState) -> list[_Group]:

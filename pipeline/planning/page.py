@@ -4,16 +4,15 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import matplotlib
 
 from data_prep.report.parts import Grid, Section
-from pipeline.common.prose import Prose
 from pipeline.planning.compared_runs import ComparedRun, comparison_table
 from pipeline.planning.predictions import Predictor, Row
 from pipeline.planning.schedules import Schedule
+from pipeline.report import prose
 from pipeline.report.figures import BASELINE, LOOKS, STYLE, Plot, amount, blank, legend_above, unit
 from pipeline.report.markdown import table, whole_percent
 from pipeline.report.page import rendered
@@ -122,14 +121,14 @@ def warnings(answer: Answer) -> list[str]:
     """Say what a person must know first: that another size than the target would be better, and that nothing was found."""
     question = answer.predictor.question
     cheaper = [row for row in answer.fixed if row.schedule.flops < (1 - _BETTER) * question.scratch_flops]
-    return _PROSE.paragraphs("plan.txt", "warnings", question, answer.best, cheaper)
+    return prose.paragraphs(_TEMPLATES, "plan.txt", "warnings", question, answer.best, cheaper)
 
 
 def lead(answer: Answer) -> list[str]:
     """Say what is asked, what is best and what it rests on."""
     question, predictor = answer.predictor.question, answer.predictor
     own = sum(one.setting == question.setting for one in predictor.trainings)
-    return _PROSE.paragraphs("plan.txt", "lead", answer, question, predictor, own)
+    return prose.paragraphs(_TEMPLATES, "plan.txt", "lead", answer, question, predictor, own)
 
 
 def grids(answer: Answer) -> list[Grid]:
@@ -232,13 +231,4 @@ def _rates(configurations: Mapping[float, int]) -> str:
     return ", ".join(f"{rate:g} ({count} configurations)" for rate, count in sorted(configurations.items()))
 
 
-_PROSE = Prose(
-    "pipeline.planning",
-    flops=partial(amount, "flops"),
-    tokens=partial(amount, "tokens"),
-    number="{:,}".format,
-    saved=whole_percent,
-    span=_span,
-    growths=_growths,
-    rates=_rates,
-)
+_TEMPLATES = prose.templates("pipeline.planning", saved=whole_percent, span=_span, growths=_growths, rates=_rates)

@@ -1,6 +1,7 @@
-"""The prose of pages and cards: macros of templates/prose, one paragraph a line."""
+"""The prose of pages and cards: macros of templates, one paragraph a line."""
 
-from functools import cache
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jinja2
@@ -12,25 +13,28 @@ from pipeline.report.savings import percent
 from pipeline.runs.steps import missing_words
 
 
-def templates() -> jinja2.Environment:
-    """Return the templates of reports, with filters that write numbers with their units."""
-    found = environment("pipeline.report")
-    found.filters |= {quantity: (lambda value, of=quantity: amount(of, value)) for quantity in ("flops", "tokens", "seconds")}
-    found.filters |= {"counted": counted, "number": "{:,}".format, "saving": percent, "missing": missing_words}
+def templates(package: str = "pipeline.report", **filters: Callable[..., object]) -> jinja2.Environment:
+    """Return the templates of a package, with `filters` and those that write numbers with their units."""
+    found = environment(package)
+    found.filters |= {quantity: partial(amount, quantity) for quantity in ("flops", "tokens", "seconds")}
+    found.filters |= {"counted": counted, "number": "{:,}".format, "saving": percent, "missing": missing_words} | filters
     return found
 
 
-@cache
-def _macros(file: str) -> Any:
-    return templates().get_template(f"prose/{file}.txt").module
+_REPORT = templates()
 
 
-def lines(file: str, kind: str, *facts: Any, **more: Any) -> list[str]:
-    """Return the paragraphs of a macro: `kind` in templates/prose/FILE.txt, called with what it says."""
-    written = getattr(_macros(file), kind)(*facts, **more)
+def paragraphs(of: jinja2.Environment, file: str, macro: str, *facts: Any) -> list[str]:
+    """Return what a macro of a file makes of facts; empty lines are left out."""
+    written: str = getattr(of.get_template(file).module, macro)(*facts)
     return [line.strip(" ") for line in written.split("\n") if line.strip(" ")]
 
 
-def text(file: str, kind: str, *facts: Any, **more: Any) -> str:
+def lines(file: str, kind: str, *facts: Any) -> list[str]:
+    """Return the paragraphs of a macro: `kind` in templates/prose/FILE.txt, called with what it says."""
+    return paragraphs(_REPORT, f"prose/{file}.txt", kind, *facts)
+
+
+def text(file: str, kind: str, *facts: Any) -> str:
     """Return the paragraphs of a macro as one."""
-    return " ".join(lines(file, kind, *facts, **more))
+    return " ".join(lines(file, kind, *facts))

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 
 from pipeline.common.files import write_atomically
-from pipeline.common.prose import Prose
+from pipeline.report import prose
 from pipeline.report.methods import spread
 from pipeline.reproduction.task import Task
 from pipeline.runs import RunPaths
@@ -50,10 +50,10 @@ def signed(value: float) -> str:
 
 def paragraphs(macro: str, *facts: object) -> list[str]:
     """Return what a macro of templates/results.txt says."""
-    return _PROSE.paragraphs("results.txt", macro, *facts)
+    return prose.paragraphs(_TEMPLATES, "results.txt", macro, *facts)
 
 
-_PROSE = Prose("pipeline.reproduction", mean=fmean, signed=signed)
+_TEMPLATES = prose.templates("pipeline.reproduction", mean=fmean, signed=signed)
 
 
 def provenance(tasks: Sequence[Task]) -> list[list[str]]:

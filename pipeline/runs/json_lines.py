@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Generic
 
 from pipeline.common.config import Typed, typed
-from pipeline.common.errors import UserError, is_full_disk
+from pipeline.common.errors import UserError, is_full_disk, one_line
 from pipeline.common.files import read_bytes, write_atomically
 
 
@@ -69,7 +69,7 @@ class JsonLines(Generic[Typed]):
         except UserError as error:
             reason = str(error)
         except (ValueError, RecursionError) as error:
-            reason = f"{where}: not JSON ({' '.join(str(error).split())[:200]})"
+            reason = f"{where}: not JSON ({one_line(error)})"
         raise UserError(f"{reason}; put the file back as it was written, or remove that line") from None
 
     def keep(self, wanted: Callable[[Typed], bool]) -> list[Typed]:

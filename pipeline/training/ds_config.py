@@ -10,7 +10,7 @@ from deepspeed.accelerator import get_accelerator
 from pydantic import ValidationError
 
 from pipeline.common.config import unknown_key
-from pipeline.common.errors import UserError
+from pipeline.common.errors import UserError, one_line
 from pipeline.deepspeed.config import SECTIONS as DEEPSPEED_SECTIONS
 from pipeline.deepspeed.config import dtype_named, refusal
 from pipeline.deepspeed.kernels import compiles_async_io
@@ -189,7 +189,7 @@ def check_sections(config: dict[str, Any], origin: str) -> None:
             got = f" (got {first['input']!r})" if first["loc"] else ""
             raise UserError(f"{origin}: {where}: {first['msg'].removeprefix('Value error, ')}{got}") from None
         except Exception as error:  # some fields are read by functions that raise as they fall
-            raise UserError(f"{origin}: {section}: DeepSpeed refuses it: {' '.join(str(error).split())}") from None
+            raise UserError(f"{origin}: {section}: DeepSpeed refuses it: {one_line(error, None)}") from None
         for key, value in list(written.items()):
             if value == AUTO and f"{section}.{key}" not in _SETTLED_HERE:
                 # To DeepSpeed this is its default.

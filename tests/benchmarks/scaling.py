@@ -19,7 +19,7 @@ import torch
 
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
 from pipeline.common.quiet import quieten
-from pipeline.families import FAMILIES, sizes_of
+from pipeline.families import FAMILIES, graph_of
 from pipeline.growth.initialization import initialized
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.sources import open_source
@@ -53,9 +53,7 @@ TIMES = (1, 2, 4)
 
 def parameters(layers: int, hidden: int) -> int:
     """Return the parameters of a GPT-2 of this size."""
-    config = gpt2(layers, hidden)
-    sizes = sizes_of(config)
-    return FAMILIES["gpt2"].graph_at(sizes).parameters
+    return graph_of(gpt2(layers, hidden)).parameters
 
 
 def of_parameters(target: tuple[int, int], times: int) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.common.errors import UserError
+from pipeline.common.errors import UserError, one_line
 
 if TYPE_CHECKING:
     import datasets
@@ -20,5 +20,5 @@ def load_hub(task: str, wanted: str, data: Sequence[Path], *name: str) -> "datas
         below = f"below {', '.join(map(str, data))}" if data else "since no --data folder is given"
         raise UserError(
             f"{task}: {wanted} are not there {below}, and the hub's {'/'.join(name)} is out of reach "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); name the folder that holds them with --data"
+            f"({type(error).__name__}: {one_line(error)}); name the folder that holds them with --data"
         ) from None

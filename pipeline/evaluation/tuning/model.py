@@ -9,7 +9,7 @@ import torch
 from tokenizers import processors
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from pipeline.common.errors import UserError
+from pipeline.common.errors import UserError, one_line
 from pipeline.evaluation.encoding import longest_input, open_tokenizer
 from pipeline.families import Family, learn_every_row
 from pipeline.growth.huggingface import open_huggingface
@@ -75,7 +75,7 @@ class Pretrained:
                 ignore_mismatched_sizes=True,
             )
         except (OSError, ValueError) as error:
-            raise UserError(f"{self.directory}: transformers does not load it ({_short(error)}); {self._remedy}") from None
+            raise UserError(f"{self.directory}: transformers does not load it ({one_line(error)}); {self._remedy}") from None
         joined = {each.name for each in self.family.graph(config).joined}
         lost = [name for name in sorted(info["missing_keys"]) if self.family.knows(name) or name in joined]
         if lost:
@@ -147,7 +147,3 @@ def _pad(tokenizer: PreTrainedTokenizerFast, config: PretrainedConfig) -> None:
         raise UserError(
             f"{tokenizer.name_or_path}: the tokenizer has no pad, eos or sep token; name one in tokenizer_config.json"
         )
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

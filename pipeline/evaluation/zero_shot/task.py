@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
-from pipeline.common.errors import UserError
+from pipeline.common.errors import UserError, one_line
 from pipeline.common.files import file_digest, text_digest
 from pipeline.evaluation.rows import Row, Sums
 
@@ -147,10 +147,9 @@ class Published(Generic[Example]):
         try:
             rows = load_dataset(name, configuration, split="test", revision=self.revision)
         except Exception as error:  # the library raises what its back ends raise
-            message = " ".join(str(error).split())[:200]
             raise UserError(
-                f"{self.name}: {name} does not come from the hub ({type(error).__name__}: {message}); name a folder with its "
-                "files as --data (evaluation.data in a recipe)"
+                f"{self.name}: {name} does not come from the hub ({type(error).__name__}: {one_line(error)}); name a folder "
+                "with its files as --data (evaluation.data in a recipe)"
             ) from None
         return list(rows[self.column])
 

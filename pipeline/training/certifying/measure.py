@@ -104,7 +104,7 @@ def measure_grown(grown: TrainedModel, carried: CarriedTokens, text: Text) -> Me
     """
 
     def logits(input_ids: torch.Tensor, **inputs: torch.Tensor) -> Logits:
-        found = grown.logits(_of_model(input_ids, carried, carried.target), **inputs)
+        found = grown.logits(carried.target.to(input_ids.device)[input_ids], **inputs)
         return found._replace(tokens=of_tokens(found.tokens, carried.target))
 
     grown.engine.eval()
@@ -114,18 +114,13 @@ def measure_grown(grown: TrainedModel, carried: CarriedTokens, text: Text) -> Me
         grown.engine.train()
 
 
-def _of_model(input_ids: torch.Tensor, carried: CarriedTokens, ids: torch.Tensor) -> torch.Tensor:
-    """A text's ids as one of the models has them."""
-    return input_ids if carried.in_place else ids.to(input_ids.device)[input_ids]
-
-
 def measure_growth(
     source: Source, carried: CarriedTokens, after: Measured, text: Text, dtype: torch.dtype, attention: str
 ) -> dict[str, Any]:
     """Return the losses before and `after` a growth, and by how much it moved a logit; a collective call.
 
     The source computes in `dtype`, the engine's, and with its implementation of attention, so that the two differ by the
-    growth alone; what rounding to `dtype` does to the source stands apart (`rounding`, against float32). The source's
+    growth alone; what rounding to `dtype` does to the source is in `rounding`, against float32. The source's
     matrices are read a few rows at a time, so that no rank ever holds it.
     """
     before = _of_source(source, carried, dtype, attention, text)
@@ -155,8 +150,8 @@ def _of_source(source: Source, carried: CarriedTokens, dtype: torch.dtype, atten
     module = streamed_model(source.family, source.config, state, dtype, attention, distributed.device())
 
     def logits(input_ids: torch.Tensor, documents: torch.Tensor | None = None, **inputs: torch.Tensor) -> Logits:
-        apart = {} if documents is None else within_documents(source.family, module.config, documents, dtype)
-        found = logits_of(source.family, module(_of_model(input_ids, carried, carried.source), **inputs, **apart))
+        of_documents = {} if documents is None else within_documents(source.family, module.config, documents, dtype)
+        found = logits_of(source.family, module(carried.source.to(input_ids.device)[input_ids], **inputs, **of_documents))
         return found._replace(tokens=of_tokens(found.tokens, carried.source))
 
     return _measured(logits, partial(scoring, module, source.family), text)

@@ -13,7 +13,7 @@ from typing import IO, Any, cast
 import torch
 from transformers import PretrainedConfig
 
-from pipeline.common.errors import UserError
+from pipeline.common.errors import UserError, one_line
 from pipeline.common.files import publish_directory, read_bytes, write_atomically, write_json
 from pipeline.deepspeed.loss_scale import counters_and_scale
 from pipeline.deepspeed.saving import saving_by
@@ -113,7 +113,7 @@ class _Writer:
             self.digests[Path(path).relative_to(self._directory).as_posix()] = digest
 
     def _failed(self, path: str, error: Exception) -> None:
-        reason = (isinstance(error, OSError) and error.strerror) or " ".join(f"{type(error).__name__} {error}".split())[:200]
+        reason = (isinstance(error, OSError) and error.strerror) or one_line(f"{type(error).__name__} {error}")
         self.failure = self.failure or f"{path}: {reason}"
 
 

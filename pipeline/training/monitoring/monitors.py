@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.common.errors import UserError, is_full_disk
+from pipeline.common.errors import UserError, is_full_disk, one_line
 from pipeline.deepspeed.monitors import monitor_of
 from pipeline.deepspeed.monitors.monitor import EVAL, TRAIN, Monitor
 from pipeline.recipe import ds_file
@@ -125,5 +125,5 @@ def _opened(kind: type[Monitor], settings: Mapping[str, Any], run_dir: Path) -> 
         service = type(error).__module__.split(".")[0]
         if service != kind.package:
             raise
-        reason = " ".join(str(error).split()).rstrip(".")
+        reason = one_line(error, None).rstrip(".")
         raise UserError(f"{service}: {reason}; correct that, or set enabled to false in the DeepSpeed configuration") from None
