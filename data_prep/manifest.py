@@ -124,7 +124,7 @@ class PreparedData:
             self.manifest = Manifest.model_validate(content)
         except FileNotFoundError:
             begun = (directory / PLAN).exists()
-            hint = "the preparation was begun and not finished, start it again" if begun else "prepare the text first"
+            hint = "the preparation was started and not finished, start it again" if begun else "prepare the text first"
             raise UserError(f"{path}: no such file; {hint}") from None
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); put it back, or prepare the text again") from None

@@ -101,7 +101,7 @@ def _placed(config: DataPrepConfig, draft: Plan) -> tuple[Plan, Path]:
 def prepare_together(config: DataPrepConfig, workers: Workers) -> None:
     """Prepare into `output_dir` itself, by all of `workers`, each of which calls this; at a store, by a folder here.
 
-    Raises UserError, also where another job is at work there or the folder was begun with other settings.
+    Raises UserError, also where another job is at work there or the folder was started with other settings.
     """
     root, target = config.folder, Remote(config.output_dir) if is_url(config.output_dir) else None
     with _at_work(root, wait=False) if workers.rank == 0 else nullcontext():
@@ -141,7 +141,7 @@ def _modified(draft: Plan) -> dict[str, int]:
 
 
 def _begun(config: DataPrepConfig, root: Path) -> tuple[Plan, dict[str, int]] | None:
-    """The plan that `root` was begun with, or a draft of one (without a digest) where it is new; None where it is whole.
+    """The plan that `root` was started with, or a draft of one (without a digest) where it is new; None where it is whole.
 
     With it, when each input was last modified before it was hashed.
     """
@@ -183,7 +183,7 @@ def _at_work(root: Path, *, wait: bool) -> Iterator[None]:
             if _is_whole(root):
                 shutil.rmtree(root / WORK, ignore_errors=True)
             elif new and not (root / PLAN).exists():
-                # Refused before it was begun.
+                # Refused before it was started.
                 shutil.rmtree(root, ignore_errors=True)
             (root / _LOCK).unlink(missing_ok=True)
 

@@ -44,13 +44,15 @@ def check_settings(plan: Plan, config: DataPrepConfig, root: Source) -> None:
         old[key] = new[key]
     if old != new:
         place = ".".join(_first_difference(old, new))
-        raise UserError(f"{root}: was begun with another `{place}`; put that back, name another output_dir, or remove this one")
+        raise UserError(
+            f"{root}: was started with another `{place}`; put that back, name another output_dir, or remove this one"
+        )
     for name, here in libraries_of(config).items():
         if plan.libraries.get(name) != here:
             begun = f"{name} {plan.libraries[name]}" if name in plan.libraries else f"a version of this project without {name}"
             raise UserError(
-                f"{root}: was begun with {begun}, and {name} {here} is installed here, which may decide otherwise; install "
-                "what it was begun with, name another output_dir, or remove this one"
+                f"{root}: was started with {begun}, and {name} {here} is installed here, which may decide otherwise; install "
+                "what it was started with, name another output_dir, or remove this one"
             )
 
 
@@ -91,7 +93,7 @@ def _compare(inputs: list[Input], modified: dict[str, int], root: Path) -> dict[
             with meter.item(item.size) as advance:
                 if not is_same(item, modified.get(item.name), advance):
                     raise UserError(
-                        f"{item.name}: has changed since {root} was begun; put the file back, name another output_dir, "
+                        f"{item.name}: has changed since {root} was started; put the file back, name another output_dir, "
                         f"or remove {root} to start again"
                     )
     return found

@@ -41,7 +41,7 @@ class Accept:
         shard = Shard(Path(given.prefix))
         for path in (bin_path(shard.prefix), idx_path(shard.prefix)):
             if file_digest(path, advance) != self._digests[path]:
-                raise UserError(f"{path}: changed since the preparation was begun; put it back, or name another output_dir")
+                raise UserError(f"{path}: changed since the preparation was started; put it back, or name another output_dir")
         histogram = np.zeros(self._vocab_size, dtype=np.int64)
         for begin in range(0, shard.size, _CHUNK):
             ids = shard.tokens[begin : begin + _CHUNK].astype(np.int64)

@@ -95,7 +95,7 @@ class ProvideTokenizer:
         split = self._config.split_special_tokens
         given = load_tokenizer(directory, split)
         if tokenizer_digest(given) != self._given:
-            raise UserError(f"{directory}: is not the tokenizer that the folder was begun with; put that back")
+            raise UserError(f"{directory}: is not the tokenizer that the folder was started with; put that back")
         given.write(folder)
         copied = load_tokenizer(folder, split)
         differs = difference(given, copied)

@@ -82,7 +82,7 @@ def _begin(root: Path, target: Remote) -> None:
     if plan.exists():
         if _plan(plan).digest != read_plan(root / PLAN).digest:
             raise UserError(
-                f"{target}: another preparation was begun there, by its {PLAN}; name another output_dir, or remove that folder"
+                f"{target}: another preparation was started there by its {PLAN}; name another output_dir, or remove the folder"
             )
         if plan.content() == (root / PLAN).read_bytes():
             return

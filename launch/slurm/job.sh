@@ -10,7 +10,7 @@ export PYTHONUNBUFFERED=1
 job=$SLURM_JOB_ID
 [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
 
-# What srun is told when the job is told to stop.
+# The signal for srun when the job is to stop.
 notice=USR1
 signalled=
 step=

@@ -28,4 +28,4 @@ def is_full_disk(error: OSError) -> bool:
 def full_disk(error: OSError) -> str:
     """The sentence for a disk that is full."""
     where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror}; make room and start the same command again, which goes on from what is done"
+    return f"{where}{error.strerror}; free disk space and start the same command again, which goes on from what is done"

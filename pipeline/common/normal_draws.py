@@ -1,7 +1,7 @@
 """Standard normal values by counter, the same bits on every CPU: Philox 4x32-10, and Box-Muller in exact operations.
 
 Only integer operations, comparisons and single IEEE additions, multiplications and square roots: logarithm, sine and
-cosine are polynomials of this file. numba contracts none of them to a fused multiply-add unless it is told to, and each
+cosine are polynomials of this file. numba contracts none of them to a fused multiply-add unless it is asked to, and each
 value depends on its own counter alone, so neither the vectors' width nor threads change a bit.
 """
 

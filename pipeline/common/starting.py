@@ -76,7 +76,7 @@ def _all_kept() -> Iterator[None]:
 
 
 def _speak_utf8() -> None:
-    """Begin anew in Python's UTF-8 mode where the locale has another encoding, in which not every file can be named.
+    """Start again in Python's UTF-8 mode where the locale has another encoding, in which not every file can be named.
 
     Only a process that is the command itself can, and none of MPI's. What cannot be printed is printed as an escape.
     """

@@ -72,7 +72,7 @@ class MaskedObjective:
         scored = (draws[0] < MASKED_SHARE) & ~np.isin(tokens, self.special_ids)
         replaced = scored & (draws[1] < _REPLACED_SHARE)
         drawn = (draws[2] * self.vocab_size).astype(np.int64)
-        # No special token stands for a word: RoBERTa would count positions anew after a padding token.
+        # No special token stands for a word: RoBERTa would restart positions after a padding token.
         random = scored & ~replaced & (draws[1] < _REPLACED_SHARE + _RANDOM_SHARE) & ~np.isin(drawn, self.special_ids)
         inputs = np.where(replaced, self.mask_id, tokens)
         inputs = np.where(random, drawn, inputs)

@@ -7,7 +7,7 @@ between two sentences, B the rest or, by the toss of a coin:
 - nsp (next sentence prediction, BERT, Devlin et al. 2019, section 3.1): a run from another document, as long as fits;
 - sop (sentence order prediction, ALBERT, Lan et al. 2020, section 3.1): A and B change places.
 
-A sentence that begins no pair (its document's last, or too long beside the next) is replaced by another, drawn anew. All
+A sentence that begins no pair (its document's last, or too long beside the next) is replaced by another, drawn again. All
 draws are functions of the pair's key, so that pairs can be taken in any order by any process, and what is held in memory is
 one count a shard.
 """

@@ -25,7 +25,7 @@ def partitioned_construction(config: dict[str, Any], *, partitioned: bool) -> It
     Raises UserError for a release of DeepSpeed that is not known.
     """
     check_release(deepspeed.__version__, norms.NAMES)
-    # hpZ's groups of ranks are made anew with each model, and DeepSpeed refuses to where a former model's are left.
+    # hpZ's groups of ranks are made again for each model, and DeepSpeed refuses to where a former model's are left.
     groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None
     with deepspeed.zero.Init(config_dict_or_path=config, enabled=partitioned), exact_arange():
         yield

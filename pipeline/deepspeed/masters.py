@@ -102,5 +102,5 @@ def in_memory(engine: DeepSpeedEngine, number: int) -> Iterator[None]:
 
 
 def weights_were_filled(engine: DeepSpeedEngine) -> None:
-    """Have ZeRO-3 cut its copies of weights within a node (hpZ) anew."""
+    """Have ZeRO-3 cut its copies of weights within a node (hpZ) again."""
     engine.optimizer.invalidate_secondary_tensor()

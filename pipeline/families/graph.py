@@ -132,7 +132,7 @@ class Branch:
     scale: float = 1.0
     """What is added is multiplied by it."""
     ends: Norm | None = None
-    """Reads the stream once the branch is added to it, and writes it anew (post-LN)."""
+    """Reads the stream once the branch is added to it, and overwrites it (post-LN)."""
 
     @property
     def writers(self) -> list[Linear]:
@@ -271,7 +271,7 @@ class Model:
 
     @property
     def writes_by_norms(self) -> bool:
-        """Whether norms write the stream anew behind each branch (post-LN)."""
+        """Whether norms overwrite the stream behind each branch (post-LN)."""
         return any(branch.ends is not None for branch in self.stack.layers[0].branches)
 
     @property

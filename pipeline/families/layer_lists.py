@@ -39,7 +39,7 @@ def _has_both(config: PretrainedConfig) -> bool:
 def carry_layer_lists(source: PretrainedConfig, target: PretrainedConfig, origins: Sequence[int | None]) -> None:
     """Give each layer of the target what the lists say of the source's layer that it is made of; the last's where of none.
 
-    A list that were made anew for more layers would have layers attend otherwise than the ones whose weights they have. Raises
+    A list made again for more layers would have layers attend otherwise than the ones whose weights they have. Raises
     UserError where a class has no word for what layers with experts and without would stand in turn.
     """
     for key in LAYER_LISTS:

@@ -121,7 +121,7 @@ def _layer(
         (body,) = graph.stack.layers[number].experts
         return _experts(graph, body, config._experts_implementation, activation, size, active, number)
     eager = config._attn_implementation == "eager"
-    # Fused attention makes numbers of a mask, in each layer anew.
+    # Fused attention makes numbers of a mask, again in each layer.
     total = sequence_length * size * (not eager and _slides(config, graph.stack.layers[number], sequence_length))
     for group in graph.stack.layers[number].groups:
         # Branches side by side read one stream, and may read one norm of it.

@@ -13,7 +13,7 @@ _TERA = 10**12
 
 # Dense matrix products, in TFLOP/s. NVIDIA's sheets print twice the figure, "with sparsity", for all but fp32.
 # `half` is bf16 and fp16 alike; `fp32` is what products of float32 run at in full precision: NVIDIA's vector units, AMD's
-# matrix cores; `tf32` is what they run at where torch may round their factors to TF32, which it does not unless told to.
+# matrix cores; `tf32` is what they run at where torch may round their factors to TF32, which it does not by default.
 _DATA_SHEETS: tuple[tuple[re.Pattern[str], dict[Precision, float]], ...] = (
     # H100 Tensor Core GPU data sheets: SXM5 and NVL (2024), PCIe (2022); the SXM5's halves to one more digit as in the
     # H100 architecture white paper. An SXM5 calls itself "H100 80GB HBM3".
@@ -68,7 +68,7 @@ def find_peak(device: torch.device, dtype: torch.dtype, given_tflops: float | No
 def device_peak(name: str, dtype: torch.dtype) -> float | None:
     """Return the FLOP/s on the data sheet of the device that calls itself `name`; None where no sheet is at hand.
 
-    For float32 it is the TF32 figure where torch has been told that matrix products may use it.
+    For float32 it is the TF32 figure where torch allows matrix products to use it.
     """
     if _SHARED.search(name):
         return None

@@ -85,7 +85,7 @@ class AxisRules:
         index = torch.arange(new)
         if rule in _FILLS:
             return AxisIndexMap(torch.where(index < old, index, _FILLS[rule]), repeats=index >= old)
-        # A norm that ends a branch writes the stream anew, and no writer can be scaled: only its statistics are put right.
+        # A norm that ends a branch overwrites the stream, and no writer can be scaled: only its statistics are put right.
         scaled = not self.target.writes_by_norms
         next_layer = ~axis_map.own if self.operator.next_layer else None
         if rule in (Stream.MEAN_OF_COPIES, Stream.MEAN, Stream.ZERO):

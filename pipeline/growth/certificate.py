@@ -17,7 +17,7 @@ _ROUNDING = {"float64": 1e-11, "float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
 """By how much rounding alone may move a logit. Measured floors are 1e-14 in float64, 2e-5 in float32, 0.3 in bfloat16."""
 
 _SENSITIVE = 1e-13
-"""In float64, by what share of its sensitivity rounding may move a logit besides: measured shares are 3e-16 to 9e-16, of GPT-2,
+"""In float64, by what share of its sensitivity rounding may also move a logit: measured shares are 3e-16 to 9e-16, of GPT-2,
 Llama, Granite, Gemma-2, and of T5, whose steep softmaxes make 2e-11 of it at 256 channels."""
 
 _LOGIT = 10.0
@@ -80,7 +80,7 @@ def certify(
 
 
 def _layer(origin: Origin) -> dict[str, Any]:
-    """Return what a certificate says of a layer, whose output is zero at first where it is `silent`."""
+    """Return what a certificate says of a layer, whose output is zero at first where it is `silent` (zero-output)."""
     fields = asdict(origin)
     return {"silent" if key == "zero_output" else key: value for key, value in fields.items()}
 

@@ -72,7 +72,7 @@ _ON_PURPOSE: Mapping[str, tuple[str, str]] = {
         ),
     ),
     "units_redrawn": (
-        "{share:.3g} of the units of each expert are drawn anew (drop-upcycling)",
+        "{share:.3g} of the units of each expert are redrawn (drop-upcycling)",
         "Part of each expert was replaced by random values, so that experts learn different things.",
     ),
     "slices_routed_independently": (

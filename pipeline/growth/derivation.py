@@ -317,7 +317,7 @@ class Derivation:
         return out
 
     def _ending(self, norm: Norm, x: Fact) -> Fact:
-        """A norm that writes the stream anew."""
+        """A norm that overwrites the stream."""
         written = self._norm(norm, x, wanted=self._writer)
         if bool((written.index == MEAN).any()):
             # What it can write there is a number, and the mean of the others is another one for each token.

@@ -70,7 +70,7 @@ def open_huggingface(directory: Path) -> Source:
 def describe_huggingface(directory: Path) -> Source:
     """Return the model that a Hugging Face directory's config.json describes, without its weights.
 
-    What reads no values can be told of it: shapes, bytes, memory. The dtype is config.json's, float32 where it names
+    What reads no values can use it: shapes, bytes, memory. The dtype is config.json's, float32 where it names
     none. Raises UserError where the directory holds no configuration of a known family, weights in another format alone,
     or where config.json says that they are quantized.
     """

@@ -22,7 +22,7 @@ from pipeline.growth.weight_files import WEIGHTS, WEIGHTS_INDEX
 MAX_SHARD_BYTES = 5 << 30
 
 Progress = Callable[[int], object]
-"""Told of the bytes written since it was told last."""
+"""Called with the number of bytes written since its last call."""
 
 _PATTERN = WEIGHTS.replace(".safetensors", "{suffix}.safetensors")
 _NAMES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
@@ -60,7 +60,7 @@ def write_huggingface(
 def write_error(directory: Path, error: OSError) -> Exception:
     """Return what a failed write comes to: UserError where the disk is full, else the error itself."""
     if is_full_disk(error):
-        return UserError(f"{directory}: {error.strerror}; make room or name another directory, and start again")
+        return UserError(f"{directory}: {error.strerror}; free disk space or name another directory, and start again")
     return error
 
 

@@ -40,7 +40,7 @@ def listing(growth: OfflineGrowth) -> str:
         f"of them {reading.total / _GIB:.3f} GiB, holds up to {growing / _GIB:.3f} GiB, and sends nothing itself: "
         "DeepSpeed broadcasts each parameter while it constructs a model, whatever its weights come from",
         written,
-        f"memory   {kept.total / _GIB:.3f} GiB on each of {growth.ranks} ranks under ZeRO-3, activations aside: "
+        f"memory   {kept.total / _GIB:.3f} GiB on each of {growth.ranks} ranks under ZeRO-3, without activations: "
         f"masters and {', '.join(state)} in float32, weights and gradients in {str(engine).removeprefix('torch.')}"
         + ("" if engine is torch.float32 else ", gradients once more in float32 while they are stepped"),
     ]

@@ -1,4 +1,4 @@
-"""The bytes that DeepSpeed keeps of a model on each rank, by ZeRO stage; activations and gathered layers aside."""
+"""The bytes that DeepSpeed keeps of a model on each rank, by ZeRO stage, without activations and gathered layers."""
 
 import math
 from collections.abc import Iterable

@@ -140,7 +140,7 @@ def open_new_tokenizer(source: Source, named: str) -> NewTokenizer:
     own = find_tokenizer(source.beside, for_text=False)
     if own is None:
         raise UserError(
-            f"{source.beside}: no tokenizer lies beside the model, and rows go by token to another one's; put its own there"
+            f"{source.beside}: the model has no tokenizer, by which rows are matched to the new one's; put its own there"
         )
     tokenizer = load_tokenizer(directory, for_text=False)
     ours, theirs = own.meanings(), tokenizer.meanings()

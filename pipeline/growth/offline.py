@@ -135,7 +135,7 @@ class OfflineGrowth:
             self.plan = going_on_from(self.plan, source.optimizer)
         self.dtype = dtype_of(source.config) if request.dtype is None else FLOATS[request.dtype]
         if request.format == "zero3" and self.dtype is torch.float64:
-            raise UserError("dtype: float64 is nothing that DeepSpeed trains in; name float32, bfloat16 or float16")
+            raise UserError("dtype: DeepSpeed does not train in float64; name float32, bfloat16 or float16")
         self.ranks = request.world_size or 1
         wide = torch.float64 if self.dtype is torch.float64 else torch.float32
         self.grown: State = self.plan.grow(source.state, wide)
@@ -151,11 +151,11 @@ class OfflineGrowth:
                 check_trained(self.plan.family, key)
         if growth.norm_statistics == "weighted":
             raise UserError(
-                "growth.norm_statistics: norms are weighted in training and not in any file; use launch/pretrain.py, or stock"
+                "growth.norm_statistics: norms are weighted in training, never in a file; use launch/pretrain.py, or stock"
             )
         if growth.optimizer_state == "grow" and format == "hf":
             raise UserError(
-                "growth.optimizer_state: a Hugging Face directory holds none to grow into; name zero3 as the format, or fresh"
+                "growth.optimizer_state: a Hugging Face directory holds no optimizer; name zero3 as the format, or choose fresh"
             )
         if growth.added.steps and growth.optimizer_state == "fresh":
             raise UserError(
@@ -271,8 +271,8 @@ class OfflineGrowth:
         free = shutil.disk_usage(place).free
         if free < self.bytes_written:
             raise UserError(
-                f"{self.request.out}: needs {self.bytes_written / _GIB:.1f} GiB and {free / _GIB:.1f} GiB are free; make "
-                "room or name another directory"
+                f"{self.request.out}: needs {self.bytes_written / _GIB:.1f} GiB and {free / _GIB:.1f} GiB are free; free "
+                "disk space or name another directory"
             )
 
 
@@ -286,7 +286,7 @@ def files_beside(directory: Path) -> list[Path]:
 
 def _check_absent(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: is there and no empty directory; name a new one, or remove it")
+        raise UserError(f"{out}: exists and is not an empty directory; name a new one, or remove it")
 
 
 def _lists_not_taken(wanted: PretrainedConfig, settled: PretrainedConfig) -> list[str]:

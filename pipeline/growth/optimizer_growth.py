@@ -67,7 +67,7 @@ def _kept_by(plan: GrowthPlan, optimizer: OptimizerState | None) -> str:
         )
     if plan.growth.element_rates and kept_by != "adamw":
         raise UserError(
-            f"growth.element_rates: adamw alone has rates of elements; the source's optimizer is {kept_by}, leave it out"
+            f"growth.element_rates: only adamw has rates of elements, and the source's is {kept_by}; leave the key out"
         )
     return plan.optimizer or kept_by
 

@@ -34,7 +34,7 @@ class PortMap:
 
     @property
     def splits(self) -> bool:
-        """Whether a source index has several target indices of its own: key-value heads whose groups fall apart."""
+        """Whether a source index has several target indices of its own: key-value heads whose groups are split."""
         return int(self.own.sum()) > self.source_size
 
     @property

@@ -116,7 +116,7 @@ class DenseUpcycling(MixtureForm):
         return rows if together == 1 else RepeatedRows(rows, together)
 
     def weights(self, name: str, made_of: ExpertSlice, source: MeasuredTensor) -> Rows:
-        """Return a tensor of an expert: a slice of the source's, with noise or with units that are drawn anew."""
+        """Return a tensor of an expert: a slice of the source's, with noise or with redrawn units."""
         tensor = super().weights(name, made_of, source)
         if made_of.expert is None:
             return tensor
@@ -139,13 +139,13 @@ class DenseUpcycling(MixtureForm):
         return made_of.expert is not None and self.growth.drop_upcycling > 0
 
     def _with_redrawn(self, name: str, made_of: ExpertSlice, tensor: Rows, drawn: Rows) -> Rows:
-        """Return a tensor with `drawn` in the units that are drawn anew: the same ones of all matrices of an expert."""
+        """Return a tensor with `drawn` in the redrawn units: the same ones of all matrices of an expert."""
         key = ("dropped units", self.seed, name.rsplit(".", 2)[0])
         where = drawn_units(self.growth.drop_upcycling, made_of.shape[made_of.unit_axis], key)
         return Replaced(tensor, drawn, where, made_of.unit_axis)
 
     def moments(self, name: str, made_of: ExpertSlice, kept: Mapping[str, Rows | float]) -> Kept:
-        """Return what Adam keeps of a tensor of an expert; units that are drawn anew start without."""
+        """Return what Adam keeps of a tensor of an expert; redrawn units start without."""
         moved = super().moments(name, made_of, kept)
         if not self._redraws(made_of):
             return moved
@@ -182,7 +182,7 @@ class DenseUpcycling(MixtureForm):
         if made_of.expert is None:
             return []
         said = [f"noise of {growth.noise:g} standard deviations, +e and -e in pairs"] if self._opposes(made_of) else []
-        return said + ([f"{growth.drop_upcycling:g} of its units drawn anew"] if growth.drop_upcycling else [])
+        return said + ([f"{growth.drop_upcycling:g} of its units redrawn"] if growth.drop_upcycling else [])
 
     @property
     def remarks(self) -> list[str]:
@@ -242,7 +242,7 @@ class DenseUpcycling(MixtureForm):
 
     @property
     def redrawn(self) -> int:
-        """How many units of each expert are drawn anew."""
+        """How many units of each expert are redrawn."""
         return round(self.growth.drop_upcycling * self.first.each[0].last.into.size(self.graph.sizes))
 
     @property

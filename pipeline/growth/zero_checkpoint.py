@@ -116,7 +116,7 @@ def _compare_digests(directory: Path, untrusted: bool, part: int, parts: int) ->
     if directory.is_dir() and irregular(directory / FILES) == MISSING:
         if (directory / CONFIG).exists() and not untrusted:
             raise UserError(
-                f"{directory}: has no {FILES}, which every checkpoint written here has; if you know where it comes from, say "
+                f"{directory}: has no {FILES}, which every checkpoint written here has; if you know where it comes from, set "
                 "source.foreign=true (launch/grow.py: --foreign)"
             )
         return False

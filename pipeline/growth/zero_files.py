@@ -110,7 +110,9 @@ def _save(content: dict[str, Any], path: Path) -> None:
         torch.save(content, path)
     except RuntimeError as error:
         # torch's own writer: what it writes here is plain, so only the disk can fail, and it does not give the reason.
-        raise UserError(f"{path}: could not be written ({one_line(error)}); make room or name another directory") from None
+        raise UserError(
+            f"{path}: could not be written ({one_line(error)}); free disk space or name another directory"
+        ) from None
 
 
 def _groups(state: State, optimizer: OptimizerState) -> list[_Group]:

@@ -41,9 +41,9 @@ DROP_UPCYCLING = Option(
     "drop_upcycling",
     Fraction,
     0.0,
-    "The same: the share of each expert's units that are drawn anew, normal by the mean and the deviation of the tensor, "
+    "The same: the share of each expert's units that are redrawn, normal by the mean and the deviation of the tensor, "
     "different ones in each expert (drop-upcycling, Nakamura et al. 2025). It changes the function and makes experts unlike.",
-    "A share of {drop_upcycling} of each expert's units is drawn anew, others in each: they learn different things.",
+    "A share of {drop_upcycling} of each expert's units is redrawn, others in each: they learn different things.",
 )
 
 UPCYCLING = (ROUTER_INIT, ROUTER_STD, PIECE_ROUTING, SHARED_EXPERT, DROP_UPCYCLING)

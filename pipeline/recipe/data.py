@@ -40,13 +40,13 @@ class DataConfig(StrictModel):
         if (self.shards is None) == (self.text is None):
             raise ValueError("name either `shards` (prepared earlier) or `text` (to prepare), and not both")
         if self.shards is not None and is_url(self.shards):
-            raise ValueError("`shards` are read where they lie; run `python -m data_prep fetch URL DIR`, and name DIR")
+            raise ValueError("`shards` has to be a local folder; run `python -m data_prep fetch URL DIR`, and name DIR")
         if is_url(self.output_dir):
-            raise ValueError("`output_dir` is a folder here, out of which is trained; `python -m data_prep run` fills stores")
+            raise ValueError("`output_dir` has to be a local folder; `python -m data_prep run` writes to stores")
         if self.shards is not None and self.tokenizer is not None:
             raise ValueError("`tokenizer` goes with `text`; prepared shards carry their own")
         if self.shards is None and self.weights is not None:
             raise ValueError("`weights` goes with `shards`; `text` is a single corpus")
         if self.pairs is not None and self.attention == "document":
-            raise ValueError("attention: a pair is of one document or two by design; leave `document` out, or `pairs`")
+            raise ValueError("attention: document excludes `pairs`, which may be of two documents; leave one of them out")
         return self

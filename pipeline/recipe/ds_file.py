@@ -145,7 +145,7 @@ class _DeepSpeedFile(_Judged):
             raise ValueError(f"zero_optimization.stage: 0, 1, 2 or 3 is expected (got {stage!r})")
         for key, stays in (("prescale_gradients", False), ("gradient_predivide_factor", 1.0)):
             if stage != 0 and getattr(self, key) != stays:
-                raise ValueError(f"{key}: ZeRO averages gradients in a way of its own from stage 1 on; remove the key")
+                raise ValueError(f"{key}: from stage 1 on ZeRO averages gradients in its own way; remove the key")
         return self
 
 
@@ -157,7 +157,7 @@ def read_ds_config(path: Path) -> dict[str, Any]:
     config = read_json(path, "ds_configs/ has one for each way of running")
     for key, place in _BELONG_TO_RECIPE.items():
         if config.pop(key, AUTO) != AUTO:
-            raise UserError(f'{path}: {key}: belongs into {place}; remove it here or say "auto"')
+            raise UserError(f'{path}: {key}: belongs in {place}; remove it here, or set it to "auto"')
     if (found := take_absent(config)) is not None:
         key, reason = found
         raise UserError(f"{path}: {key}: not supported: {reason}; remove the key")

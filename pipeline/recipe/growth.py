@@ -106,7 +106,9 @@ class _Growth(StrictModel):
         if self.new_moments != AUTO and self.optimizer_state != "grow":
             raise ValueError("`new_moments` goes with optimizer_state: grow")
         if given["shrink"] != 1.0 and self.optimizer_state == "grow":
-            raise ValueError("`shrink` adds noise to all that the optimizer's state is of; choose optimizer_state: fresh")
+            raise ValueError(
+                "`shrink` adds noise to weights that the optimizer's state then does not fit; choose optimizer_state: fresh"
+            )
         if self.element_rates and self.optimizer_state != "grow":
             raise ValueError("`element_rates` goes with optimizer_state: grow")
         return self

@@ -62,7 +62,7 @@ def _overridden(written: dict[str, Any], overrides: list[str]) -> dict[str, Any]
         before = said.setdefault(_shared(key), override)
         other, _, its_value = before.partition("=")
         if other != key and its_value != value:
-            raise UserError(f"{before} {override}: two words for one size; leave one out")
+            raise UserError(f"{before} {override}: both set the same size; leave one out")
         _set(content, key, _parse(value))
     return content
 
@@ -112,7 +112,7 @@ def _set(content: dict[str, Any] | list[Any], key: str, value: Any) -> None:
     for parent in parents:
         here = here[_index(here, parent, key)] if isinstance(here, list) else here.setdefault(parent, {})
         if not isinstance(here, dict | list):
-            raise UserError(f"{key}={value}: {parent!r} is a single value, no section")
+            raise UserError(f"{key}={value}: {parent!r} is a single value, which has no keys")
     if isinstance(here, dict):
         # What the file says of the size in another word.
         for other in [other for other in here if other != last and _shared(other) == _shared(last)]:

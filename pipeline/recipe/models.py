@@ -68,7 +68,7 @@ class _Sizes(StrictModel):
                 words = [other for other in content if shared_word(other) == name]
                 own, same = sorted(words, key=lambda word: word == name)[:2]
                 raise ValueError(
-                    f"`{own}` is another word for `{same}`, and they are {content[own]} and {content[same]}; leave one out"
+                    f"`{own}` is another name of `{same}`, and they are {content[own]} and {content[same]}; leave one out"
                 )
         return shared
 
@@ -256,7 +256,7 @@ class TargetConfig(_Sizes):
             return content
         said = content.get("rope_parameters", content.get("rope_scaling")) or {}
         if ("rope_parameters" in content and "rope_scaling" in content) or not isinstance(said, dict):
-            raise ValueError("`rope_scaling` is another word for `rope_parameters`, a mapping of keys; leave one out")
+            raise ValueError("`rope_scaling` is another name of `rope_parameters`, a mapping of keys; leave one out")
         theta = {"rope_theta": content["rope_theta"]} if "rope_theta" in content else {}
         if theta and said.get("rope_theta", theta["rope_theta"]) != theta["rope_theta"]:
             raise ValueError(

@@ -49,7 +49,7 @@ class SourceConfig(LengthConfig):
         if self.model is None and self.length is not None:
             raise ValueError("`steps` (or epochs, tokens, flops) goes with `model`: how long the source is trained")
         if self.path is None and (self.foreign or self.config is not None or self.revision is not None):
-            raise ValueError("`foreign`, `config` and `revision` are of what `path` names; leave them out")
+            raise ValueError("`foreign`, `config` and `revision` go with `path`; leave them out")
         return self
 
 
@@ -187,12 +187,12 @@ class Recipe(StrictModel):
                 )
         if not all(phase.stages for phase in self.grown_phases):
             raise ValueError(
-                "stages: something is trained after each growth; begin and end with a train stage, one between two"
+                "stages: each growth needs training before and after it; begin and end with a train stage, one between two"
             )
         growths = [phase.growth for phase in self.grown_phases]
         if self.optimizer.name != "adamw" and any(growth.element_rates for growth in growths):
             raise ValueError(
-                f"growth.element_rates: adamw alone has rates of elements; with {self.optimizer.name} leave the key out"
+                f"growth.element_rates: only adamw has rates of elements; with {self.optimizer.name} leave the key out"
             )
         if self.optimizer.width_rates != "none" and any(growth.element_rates for growth in growths):
             raise ValueError(

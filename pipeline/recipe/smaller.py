@@ -37,7 +37,7 @@ def sized(model: Mapping[str, Any], patch: Mapping[str, int], number: int, where
     whole, smaller = sizes_said(model), dict(model) | dict(patch)
     for key in patch:
         if whole[key] is None:
-            raise UserError(f"{place}.{key}: progressive.model does not say its own {key}; name it there too")
+            raise UserError(f"{place}.{key}: progressive.model does not set {key}; set it there too")
 
     def scaled(key: str, by: str) -> None:
         if key in patch or key not in model or by not in model:
@@ -76,7 +76,7 @@ def check_order(small: Mapping[str, Any], large: Mapping[str, Any], number: int,
                 "large, up to the model itself"
             )
     if old == new:
-        raise UserError(f"{where}sizes.{number}: it is the next size, so that nothing would grow; leave it out")
+        raise UserError(f"{where}sizes.{number}: it equals the next size, so that nothing would grow; leave it out")
 
 
 def differing(small: Mapping[str, Any], large: Mapping[str, Any]) -> dict[str, int | None]:

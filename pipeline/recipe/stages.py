@@ -50,7 +50,7 @@ class ScheduleConfig(StrictModel):
     decay_ratio: Annotated[float, Field(gt=0, le=1)] = 0.1
     """wsd: the share of all steps over which the rate falls."""
     span: Literal["model", "run"] = "model"
-    """What the schedule stretches over: the training of one model, beginning anew with each growth, or the whole run."""
+    """What the schedule stretches over: the training of one model, restarting with each growth, or the whole run."""
 
     @model_validator(mode="after")
     def _options_belong(self) -> "ScheduleConfig":
@@ -163,7 +163,7 @@ class TrainStage(Stage, LengthConfig):
         if super().length is None:
             raise ValueError("a length is missing: " + ", ".join(UNITS[:-1]) + f" or {UNITS[-1]}")
         if self.submodel_layers is not None and self.trainable is not None:
-            raise ValueError("`submodel_layers` says what learns in each step; leave it out, or `trainable`")
+            raise ValueError("`submodel_layers` and `trainable` both choose what learns; leave one out")
         if self.schedule is not None and self.schedule.span != "model":
             raise ValueError("schedule.span: a stage's own schedule spans that stage; leave the key out")
         return self

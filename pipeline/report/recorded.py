@@ -230,7 +230,7 @@ def read_run(path: Path) -> RecordedRun:
         raise UserError(f"{path}: not a run directory, having no {paths.recipe.name}; name one that launch/pretrain.py wrote")
     recipe = read_recipe(paths)
     evaluations = JsonLines(paths.evaluations, EvaluationRecord).read()
-    summary = read_record(paths.summary, SummaryRecord, "put it back, or start the run again, which makes it anew")
+    summary = read_record(paths.summary, SummaryRecord, "put it back, or start the run again, which writes it again")
     ledger, ledger_step = _ledger(path, summary)
     rewound = read_record(paths.rewound, RewoundRecord)
     return RecordedRun(

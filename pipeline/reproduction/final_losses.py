@@ -85,7 +85,7 @@ def recorded_end(task: Task) -> RecordedEnd:
     """Return what is written of a run that has ended, or that was given up."""
     if task.recorded is not None:
         return task.recorded
-    # One that diverged within a trunk was not begun itself.
+    # One that diverged within a trunk was not started itself.
     run = read_run(task.run) if not task.diverged or RunPaths(task.run).recipe.is_file() else None
     flops, tokens = _spent(run, run.last_step) if run is not None and run.steps else (0, 0)
     end = End(task, run, None, flops, 0, tokens) if task.diverged else end_of(task)

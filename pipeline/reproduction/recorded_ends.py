@@ -23,7 +23,7 @@ class RecordedEnd(TypedDict):
     settings: str
     """`settings_of` its recipe."""
     text: str
-    """The fingerprint of the prepared text and its tokenizer; empty where the run was never begun."""
+    """The fingerprint of the prepared text and its tokenizer; empty where the run never started."""
     loss: Finite | None
     """On held-out text; None where it is no number."""
     diverged: bool

@@ -20,7 +20,7 @@ _PACKAGES = Path(__file__).resolve().parents[2]
 _PRETRAIN = ("-m", "pipeline.cli.pretrain")
 _POLL_SECONDS = 0.5
 _OF_A_STOP = (EXIT_STOPPED, -signal.SIGTERM)
-"""Statuses of runs that were asked to stop; the signal itself ends one that has just begun, when there is nothing to save."""
+"""Statuses of runs that were asked to stop; the signal itself ends one that has just started, when there is nothing to save."""
 
 
 def status_of_runs(work: Callable[[], None]) -> int:

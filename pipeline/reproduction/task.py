@@ -78,12 +78,12 @@ class Task:
         return self.run / "diverged"
 
     def write(self) -> None:
-        """Write the recipe; raises UserError where the run was begun with another one, or grown from an earlier source."""
+        """Write the recipe; raises UserError where the run was started with another one, or grown from an earlier source."""
         self._refuse_another_source()
         content = self.recipe.to_yaml()
         if self.run.exists() and self.recipe_file.exists() and load_recipe(self.recipe_file, []) != self.recipe:
             raise UserError(
-                f"{self.recipe_file}: {self.run} was begun with these settings, which the suite no longer has; remove that "
+                f"{self.recipe_file}: {self.run} was started with these settings, which the suite no longer has; remove that "
                 "run, or name another directory with --out"
             )
         self.recipe_file.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ from pipeline.training.toolchain import triton_runs
 class FreezableAdamW(Freezable, torch.optim.AdamW):
     """torch's AdamW, fused on every device (on a CPU 7 times as fast as its loop over tensors), with frozen groups.
 
-    A grown tensor keeps the source's moments where it has any and starts anew elsewhere, so its state may
+    A grown tensor keeps the source's moments where it has any and starts empty elsewhere, so its state may
     hold element by element `step`, `lr_factor` (of the Adam update, not of the decay), `eps_factor`, and
     `added_steps_left` (by which the rate, and so the decay, of what a growth added depends).
     Tensors with a plain step count go through torch's own AdamW.

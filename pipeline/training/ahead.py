@@ -29,7 +29,7 @@ class Ahead(Generic[Request, Result]):
         self._requests.put(self._begun)
 
     def take(self, request: Request) -> Result:
-        """Return the work of a request, begun or not; raises here what it raised."""
+        """Return the work of a request, started or not; raises here what it raised."""
         self.wait()
         begun, self._begun = self._begun, None
         if begun is None or begun[0] != request:
@@ -42,7 +42,7 @@ class Ahead(Generic[Request, Result]):
             wait([self._begun[1]])
 
     def close(self) -> None:
-        """Wait for the work that runs, and end the thread; what was begun can still be taken."""
+        """Wait for the work that runs, and end the thread; what was started can still be taken."""
         if self._thread is not None:
             self._requests.put(None)
             self._thread.join()

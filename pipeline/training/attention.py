@@ -14,13 +14,13 @@ Mask = torch.Tensor | dict[str, torch.Tensor]
 
 
 def within_documents(family: Family, config: PretrainedConfig, documents: torch.Tensor, dtype: torch.dtype) -> dict[str, Mask]:
-    """Return what the model is to be called with so that no token sees another document's, and positions begin anew.
+    """Return what the model is to be called with so that no token sees another document's, and positions restart.
 
     `documents` is int64 [sequences, S], the number of each token's document within its sequence; `dtype` the model's.
     """
     positions = positions_within(documents)
     if family.objective == "clm":
-        # transformers takes positions that begin anew for packed documents, and masks them, sliding windows included.
+        # transformers takes positions that restart in packed documents, and masks them, sliding windows included.
         return {"position_ids": positions}
     same = documents[:, None, :, None] == documents[:, None, None, :]
     return {"position_ids": positions + family.position_offset, "attention_mask": _as_taken(same, config, dtype)}

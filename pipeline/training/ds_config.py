@@ -208,7 +208,7 @@ def check_weights_stay_in_memory(config: dict[str, Any], origin: str) -> None:
 
 
 def _check_whole(config: dict[str, Any], origin: str) -> None:
-    """Let DeepSpeed judge what goes together, before anything is begun."""
+    """Let DeepSpeed judge what goes together, before anything starts."""
     # By how many ranks it divides is settled, and these may be yet to come.
     judged = {key: value for key, value in config.items() if key not in _DIVISION}
     refused = refusal(judged)
@@ -256,8 +256,8 @@ def _check_supported(config: dict[str, Any], world_size: int, origin: str) -> No
     group = zero.get("zero_hpz_partition_size", 1)
     if group != 1 and (zero_stage(config) != 3 or not isinstance(group, int) or group < 1 or world_size % group):
         raise UserError(
-            f"{origin}: zero_optimization.zero_hpz_partition_size: {group!r} ranks that share a copy of the weights go "
-            f"with ZeRO stage 3 and divide the ranks, {world_size}; choose such a number, or 1"
+            f"{origin}: zero_optimization.zero_hpz_partition_size: {group!r} needs ZeRO stage 3 and has to divide the "
+            f"number of ranks, {world_size}; choose a divisor of it, or 1"
         )
     if zero.get("offload_optimizer", {}).get("device") == "nvme":
         _check_disk(zero["offload_optimizer"], origin)
@@ -314,11 +314,13 @@ _LEAVES = ("leaf_module", "stage3_module_granularity_threshold")
 def _check_disk(offload: dict[str, Any], origin: str) -> None:
     where = f"{origin}: zero_optimization.offload_optimizer"
     if not offload.get("nvme_path"):
-        raise UserError(f'{where}.nvme_path: a directory on the disk is missing; name one, or say "auto": in the run directory')
+        raise UserError(
+            f'{where}.nvme_path: the key is missing; name a directory on the disk, or "auto" for one in the run directory'
+        )
     check_toolchain(f"{where}.device: nvme", "choose cpu")
     if not reach_ninja():
         raise UserError(
-            f"{where}.device: nvme needs ninja, by which DeepSpeed compiles; pip install ninja, or install Debian's package "
+            f"{where}.device: nvme needs ninja, with which DeepSpeed compiles; pip install ninja, or install Debian's package "
             "ninja-build, or choose cpu"
         )
     if not compiles_async_io():
@@ -338,8 +340,8 @@ def _resolve_disk(config: dict[str, Any], recipe: Recipe) -> None:
         return
     if any(growth.added.steps and growth.optimizer_state == "fresh" for growth in growths):
         raise UserError(
-            "growth.added: with zero_optimization.offload_optimizer.device: nvme what the optimizer keeps is laid out on the "
-            "disk before the first step, and a fresh state has no moments by then; choose optimizer_state: grow, or cpu as the "
+            "growth.added: with zero_optimization.offload_optimizer.device: nvme the optimizer's state is laid out on the "
+            "disk before the first step, and a fresh state has no moments yet; choose optimizer_state: grow, or cpu as the "
             "device, or leave `added` out"
         )
     if any(growth.optimizer_state == "grow" for growth in growths):
@@ -371,7 +373,7 @@ def _resolve_batch(config: dict[str, Any], recipe: Recipe, world_size: int, orig
     if steps != accumulation:
         raise UserError(
             f"{origin}: gradient_accumulation_steps {steps} does not fit: train_batch_size {batch} on {world_size} ranks in "
-            f'micro-batches of {micro} accumulates {accumulation} times; say "auto"'
+            f'micro-batches of {micro} accumulates {accumulation} times; set it to "auto"'
         )
     config["train_batch_size"] = batch
     config["train_micro_batch_size_per_gpu"] = micro
@@ -393,8 +395,8 @@ def _resolve_precision(config: dict[str, Any], origin: str) -> None:
         raise UserError(f"{origin}: fp16.enabled: this device does not run fp16; use bf16 or fp32")
     if zero_stage(config) == 0 and compute_dtype(config) is torch.float16:
         raise UserError(
-            f"{origin}: zero_optimization.stage: stage 0 runs in bf16 or fp32 here, since a run that goes on would not have "
-            "its loss scale; stage 1 costs one rank nothing more"
+            f"{origin}: zero_optimization.stage: stage 0 does not support fp16 here, since a resumed run would lose its "
+            "loss scale; choose stage 1, which costs one rank nothing more"
         )
 
 

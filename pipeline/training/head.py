@@ -58,7 +58,7 @@ def check_head(head: Head, divisible_by: int, *, with_loss: bool) -> None:
     """Raise UserError where a model does more with its logits than an output matrix that runs so can know."""
     if head.capped and (with_loss or divisible_by > 1):
         key = "fused_linear_cross_entropy" if with_loss else "make_vocab_size_divisible_by"
-        raise UserError(f"{key}: this model caps its logits (final_logit_softcapping) behind the output matrix; leave it out")
+        raise UserError(f"{key}: not supported for a model that caps its logits (final_logit_softcapping); leave the key out")
 
 
 def prepare_head(model: PreTrainedModel, head: Head, divisible_by: int, *, with_loss: bool) -> None:

@@ -28,8 +28,8 @@ def load_partitioning(path: Path, dtype: torch.dtype) -> dict[str, Any]:
     stage = zero_stage(config)
     if stage != 3:
         raise UserError(
-            f"{path}: zero_optimization.stage: {stage} does not partition weights, and nothing else is asked of it here; leave "
-            "--ds_config out, or name one of stage 3"
+            f"{path}: zero_optimization.stage: stage {stage} does not partition weights, which is all that evaluation uses the "
+            "file for; leave --ds_config out, or name one of stage 3"
         )
     kept = {
         key: value

@@ -158,7 +158,7 @@ def cut(layers: int, stages: Sequence[TrainStage], mixtures: Mixtures = NO_MIXTU
             if not (rows or _meet(active, learning, mixtures)):
                 raise UserError(f"{where}.groups.{number}: the stage trains none of these parameters; leave the group out")
             if (active.embeddings or active.new_tokens) and stage.submodel_layers is not None:
-                raise UserError(f"{where}.groups.{number}: embeddings stand still beside submodel_layers; leave them out")
+                raise UserError(f"{where}.groups.{number}: embeddings are frozen with submodel_layers; leave them out")
         for active in (*chosen_groups, learning):
             cuts |= _borders(active.layers, layers)
             routers |= active.routers
@@ -218,7 +218,7 @@ def check_learns(graph: Model, stage: TrainStage, *, new_tokens: bool = False) -
     tables = {tensor.group for tensor in token_tables(graph)}
     if learnt.new_tokens and all(ParameterGroup(table).learns(learnt) for table in tables):
         whole = " and ".join(sorted(tables))
-        raise UserError(f"{where}.trainable: `new_tokens` are rows of what learns as a whole with {whole}; leave it out")
+        raise UserError(f"{where}.trainable: `new_tokens` are rows of {whole}, which the stage trains as a whole; leave it out")
     there = {tensor.group for tensor in graph.tensors().values()}
     if EMBEDDINGS in there:
         return

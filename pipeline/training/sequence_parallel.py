@@ -34,7 +34,7 @@ def check_heads_divide(config: PretrainedConfig, ranks: int) -> None:
     heads, groups = sizes.num_attention_heads, sizes.num_key_value_heads
     if heads % ranks:
         raise UserError(
-            f"sequence_parallel_size: {ranks} does not divide the model's {heads} attention heads, which are shared out; "
+            f"sequence_parallel_size: {ranks} does not divide the model's {heads} attention heads, which the ranks share; "
             "choose a divisor of it"
         )
     if groups % ranks and ranks % groups:

@@ -230,7 +230,7 @@ def test_the_newest_whole_checkpoint_is_taken_and_the_damaged_file_named_at_any_
             assert f"({file}: " in line and "step-00000002 is taken" in line, name
         assert (
             f"step-00000004/{OPTIMIZER_FILE}: its bytes" in found["all"][0]
-            and "no checkpoint there is whole" in found["all"][0]
+            and "every checkpoint is damaged" in found["all"][0]
             and f"step-00000002/{OPTIMIZER_FILE}: " in found["all"][0]
         )
         assert "step-00000004" in found["gone"][1][0]

@@ -196,7 +196,9 @@ def save_where_there_is_no_room(folder):
             distributed.total(0)
         if distributed.rank() == 1:
             resource.setrlimit(resource.RLIMIT_FSIZE, (20000, resource.RLIM_INFINITY))
-        with pytest.raises(UserError, match=r"zero_pp_rank_1.*File too large: the checkpoint could not be written; make room"):
+        with pytest.raises(
+            UserError, match=r"zero_pp_rank_1.*File too large: the checkpoint could not be written; free disk space"
+        ):
             checkpoints.save(trained, CheckpointMetadata(1, 4, {}, 0, 0.0, {}), must=True)
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         assert Checkpoints(folder, CheckpointingConfig()).newest_whole().step == 3

@@ -160,13 +160,13 @@ def test_an_impossible_recipe_is_refused_by_key(refused, overrides, words):
     [
         ({"zero_optimisation": {}}, "unknown key 'zero_optimisation'; did you mean 'zero_optimization'?"),
         ({"zero_optimization": {"stages": 3}}, "unknown key 'zero_optimization.stages'; did you mean 'stage'?"),
-        ({"optimizer": {"type": "Adam"}}, "optimizer: belongs into `optimizer` of the recipe"),
+        ({"optimizer": {"type": "Adam"}}, "optimizer: belongs in `optimizer` of the recipe"),
         ({"train_batch_size": "many"}, 'train_batch_size: a positive number or "auto"'),
         ({"train_batch_size": 8, "gradient_accumulation_steps": 3}, "gradient_accumulation_steps 3 does not fit"),
         ({"bf16": True}, "bf16: an object of keys is expected"),
         ({"zero_optimization": {"stage": 7}}, "zero_optimization.stage: 0, 1, 2 or 3 is expected"),
         ({"gradient_clipping": "x"}, "gradient_clipping: a number"),
-        ({"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 2}}, "divide the ranks, 1"),
+        ({"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 2}}, "divide the number of ranks, 1"),
     ],
 )
 def test_an_impossible_deepspeed_configuration_is_refused_by_key(refused, ds_config, words):
@@ -277,7 +277,7 @@ def test_a_source_found_to_hold_no_numbers_while_the_engine_is_built_is_refused_
 def test_a_directory_that_holds_something_else_is_refused(refused, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").touch()
-    assert "run: the directory holds something else" in refused()
+    assert "run: the directory holds files of no run" in refused()
     assert (tmp_path / "run" / "thesis.tex").exists()
 
 

@@ -92,7 +92,7 @@ def test_a_blend_that_was_prepared_anew_with_other_weights_is_not_gone_on_with(l
     recorded.write_text(json.dumps({**json.loads(recorded.read_text()), "weights": {"32": {"wiki": 0.5, "books": 0.5}}}))
     (tmp_path / "run" / "summary.json").unlink()
     changed = launch(path).wait()
-    assert changed.status == 2 and "the run was begun with the weights" in changed.error
+    assert changed.status == 2 and "the run was started with the weights" in changed.error
 
 
 @pytest.mark.parametrize("ranks", [pytest.param(0, marks=pytest.mark.full), 2])

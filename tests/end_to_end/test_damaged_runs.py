@@ -267,7 +267,7 @@ def test_a_run_that_has_forgotten_its_recipe_goes_on_with_that_of_its_checkpoint
     status, said = started("resumed", run)
     assert status == 0
     for name, content in before.items():
-        assert f"{run / name}: no such file; it is written again, as the checkpoint step-00000022 has it" in said
+        assert f"{run / name}: no such file; it is written again from the checkpoint step-00000022" in said
         if name != "recipe.yaml":
             assert json.loads((run / name).read_text()) == json.loads(content)
 
@@ -308,7 +308,7 @@ def test_what_a_finished_run_exported_is_looked_at(finished, started, tmp_path, 
         assert f"warning: {run / file}: " in said and "; it is not made again" in said and "after training" in said
         return
     assert status == 0 and len(exported) == 1
-    assert f"{run / file}: " in said and "the model is exported anew from the checkpoint step-00000022" in said
+    assert f"{run / file}: " in said and "the model is exported again from the checkpoint step-00000022" in said
     shutil.rmtree(run / "checkpoints")
     status, said = started("finished", run)
     assert status == 2 and f"{run / file}: " in said and "there is no checkpoint any more" in said
@@ -323,7 +323,7 @@ def test_a_model_that_was_removed_is_there_again_and_steps_that_are_missing_are_
     again = launch(recipe()).wait()
     assert again.status == 0, again.error
     for words in (
-        f"{run.model}: missing; the model is exported anew from the checkpoint step-00000022",
+        f"{run.model}: missing; the model is exported again from the checkpoint step-00000022",
         f"warning: {run.metrics}: lacks the steps 3 to 4, 22;",
         "warning: metrics.jsonl lacks the steps 3 to 4, 22: speeds are those of the others",
     ):

@@ -276,7 +276,7 @@ def test_a_full_disk_ends_the_run_in_a_sentence_and_room_lets_it_go_on(undisturb
     command = ALONE if count == 1 else ranks(count)
     config = written(tmp_path / "c.yaml", configuration(corpus_folder, tmp_path / "out"))
     done = run([*command[:-2], "-c", SMALL_FILES], "run", config)
-    assert done.returncode == 2 and "File too large; make room" in done.stderr, done.stderr
+    assert done.returncode == 2 and "File too large; free disk space" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out" / "manifest.json").exists()
     # Where one of two gives up, the other is ended in mid-write: what it leaves has a name that nobody reads.

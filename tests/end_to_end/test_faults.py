@@ -218,7 +218,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(undisturbed, 
         damage(next(tag.glob("*optim_states.pt")))
     refused = launch(recipe()).wait()
     assert refused.status == 2
-    assert f"{file}: " in refused.error and "no checkpoint there is whole" in refused.error
+    assert f"{file}: " in refused.error and "every checkpoint is damaged" in refused.error
     assert refused.error.count("\n") == 1, refused.error
 
 
@@ -263,9 +263,9 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint_whole(undisturbed, laun
     biggest = max(p.stat().st_size for p in (undisturbed.run_dir / "checkpoints").rglob("*.pt"))
     failed = launch(path, override, file_size=biggest // 2).wait()
     assert failed.status == 2, failed.error
-    assert "the checkpoint of step 10 could not be written; make room for the next one" in failed.output
+    assert "the checkpoint of step 10 could not be written; free disk space for the next one" in failed.output
     assert len(failed.metrics) == 14, "training went on to the end of the stage"
-    assert "could not be written; make room" in failed.error and failed.error.count("\n") == 1
+    assert "could not be written; free disk space" in failed.error and failed.error.count("\n") == 1
     assert _latest(tmp_path / "full") == "step-00000008", "the source's smaller checkpoints fit"
     assert {p.name for p in checkpoints.glob("step-*")} == {"step-00000005", "step-00000008"}
     resumed = launch(path, override).wait()
@@ -281,6 +281,6 @@ def test_a_disk_that_is_full_for_a_while_costs_a_checkpoint_and_no_more(undistur
     resource.prlimit(run.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     finished = run.wait()
     assert finished.status == 0, finished.error
-    assert "the checkpoint of step 10 could not be written; make room for the next one" in finished.output
+    assert "the checkpoint of step 10 could not be written; free disk space for the next one" in finished.output
     assert [record["step"] for record in finished.metrics] == list(range(1, 209))
     assert {p.name for p in (run.run_dir / "checkpoints").iterdir()} == {"latest", "step-00000200", "step-00000208"}

@@ -360,7 +360,7 @@ def test_a_directory_that_is_not_empty_is_not_touched(grow, source, tmp_path):
     out.mkdir()
     (out / "note").write_text("mine")
     status, _, error = grow("--source", source, "--format", "hf", "--out", out)
-    assert status == 2 and f"{out}: is there and no empty directory" in error
+    assert status == 2 and f"{out}: exists and is not an empty directory" in error
     assert [path.name for path in out.iterdir()] == ["note"] and (out / "note").read_text() == "mine"
 
 
@@ -455,7 +455,7 @@ def test_what_was_not_named_is_told_and_so_is_that_it_is_not_exact(grow, tmp_pat
 
 @pytest.mark.parametrize(
     ("format", "says"),
-    [("hf", "a Hugging Face directory holds none to grow into"), ("zero3", "needs the source's optimizer state")],
+    [("hf", "a Hugging Face directory holds no optimizer"), ("zero3", "needs the source's optimizer state")],
 )
 def test_an_optimizer_state_that_is_not_there_is_refused(grow, source, tmp_path, format, says):
     out = tmp_path / "out"
@@ -479,7 +479,7 @@ def test_a_full_disk_leaves_nothing(grow, source, tmp_path, words):
         result = grow("--source", source, *EXACT, *words, "--out", out)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    refused(result, out, "make room")
+    refused(result, out, "free disk space")
 
 
 @pytest.mark.parametrize("words", [("--format", "hf"), ("--format", "zero3", "--world_size", "2")])

@@ -98,7 +98,7 @@ def test_a_run_does_not_branch_off_one_whose_checkpoints_are_all_beyond_their_co
     words = ["launch/pretrain.py", "--ds_config", ds_file(tmp_path), "--recipe", str(tmp_path / "recipe.yaml")]
     branch = launch.script([*words, "--branch_from", str(grown_twice.run_dir)], tmp_path / "run").wait()
     assert branch.status == 2
-    assert "in common with this run, which are 0: they then differ in stages.source.lr" in branch.error
+    assert "within the 0 steps that it has in common with this run (then they differ in stages.source.lr" in branch.error
     assert not (tmp_path / "run").exists()
 
 

@@ -36,7 +36,7 @@ class Monitor:
         self.writer.write_events(events)
 
     def cut_back(self, step: int) -> None:
-        """Drop what was written of later steps, which will be taken anew."""
+        """Drop what was written of later steps, which will be taken again."""
 
     def repair(self) -> None:
         """Make whole what a full disk cut short."""

@@ -80,7 +80,7 @@ class GrowthCertification(Certification):
         return self._in_training is None
 
     def begin(self) -> None:
-        """Measure the source, and have it compared with the grown model, unless that was begun; a collective call."""
+        """Measure the source, and have it compared with the grown model, unless that was started; a collective call."""
         if self.due:
             source, growth = self._of.source, self._of.growth
             # Not while a model is built: DeepSpeed partitions what any thread constructs by then.
@@ -108,7 +108,7 @@ class GrowthCertification(Certification):
             )
 
     def close(self) -> None:
-        """Wait for what was begun, however it ends: another model must not be built meanwhile."""
+        """Wait for what was started, however it ends: another model must not be built meanwhile."""
         if self._compared is not None:
             self._compared.wait()
 

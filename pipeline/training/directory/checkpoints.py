@@ -190,7 +190,7 @@ class Checkpoints:
         if damaged:
             faults = "; ".join(damaged)
             raise UserError(
-                f"no checkpoint there is whole ({faults}): put one back, or remove the run directory and begin again"
+                f"every checkpoint is damaged ({faults}); put one back, or remove the run directory and start again"
             )
         return None
 
@@ -199,7 +199,7 @@ class Checkpoints:
 
         Where it cannot be written a warning says so, its folder is removed, and the last one stays. Where there `must` be
         one (at the end, or when asked to stop), UserError is raised on every rank instead, and the checkpoint is on disk
-        when this returns. Where there need not and saving is asynchronous it is begun, and `finish` returns how it went.
+        when this returns. Where there need not and saving is asynchronous it is started, and `finish` returns how it went.
         """
         self.finish()
         engine, partial = model.engine, self._directory / (saved.tag + ".partial")
@@ -254,11 +254,11 @@ class Checkpoints:
         distributed.on_first_rank(lambda: shutil.rmtree(partial, ignore_errors=True))
         if must:
             raise UserError(
-                f"{failure}: the checkpoint could not be written; make room and start the same command again, "
+                f"{failure}: the checkpoint could not be written; free disk space and start the same command again, "
                 "which goes on from the last complete one"
             )
         logger.warning(
-            f"{failure}: the checkpoint of step {pending.saved.step} could not be written; make room for the next one"
+            f"{failure}: the checkpoint of step {pending.saved.step} could not be written; free disk space for the next one"
         )
         return False
 
@@ -286,7 +286,7 @@ class Checkpoints:
         try:
             return CheckpointMetadata(**progress)
         except TypeError as error:
-            raise UserError(f"{path}: not of this version's making ({error}); name another run_dir") from None
+            raise UserError(f"{path}: was not written by this version ({error}); name another run_dir") from None
 
     def _publish(self, pending: _Pending, digests: dict[str, Digest]) -> str | None:
         """Make what the ranks have written a checkpoint; return why that could not be done, if it could not."""
@@ -322,7 +322,7 @@ class Checkpoints:
     def _remove_old(self, newest: str) -> str | None:
         """Remove what is neither among the newest nor to be kept for good; return why that could not be done, if so.
 
-        Steps beyond the newest are of damaged checkpoints, before which the run has begun again.
+        Steps beyond the newest are of damaged checkpoints, before which the run has started again.
         """
         try:
             earlier = sorted((tag for tag in self._tags() if _step(tag) < _step(newest)), key=_step)

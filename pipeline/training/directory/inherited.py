@@ -32,5 +32,5 @@ def read_inherited(directory: Path) -> Ledger | None:
     except (AttributeError, ValueError, UserError) as error:
         raise UserError(
             f"{path}: the FLOPs of the model's pre-training cannot be read ({error}); put the file back as it was written, "
-            "or remove it and they count as not known"
+            "or remove it, and they count as unknown"
         ) from None

@@ -1,4 +1,4 @@
-"""How a run was begun, and what may be otherwise when it goes on."""
+"""How a run was started, and what may be otherwise when it goes on."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -44,7 +44,7 @@ _ROUNDS = (
 
 @dataclass(frozen=True, slots=True)
 class RecordedSettings:
-    """What a run directory, or a checkpoint, says of how its run was begun; None where it does not say it."""
+    """What a run directory, or a checkpoint, says of how its run was started; None where it does not say it."""
 
     origin: str
     """Where its recipe stands."""
@@ -83,13 +83,13 @@ class RecordedSettings:
         if self.ds_config is not None:
             for key in differing(same_run(self.ds_config), same_run(ds_config)):
                 raise UserError(
-                    f"{self.ds_origin}: the run was begun with another {key}; {self._instead('the DeepSpeed configuration')}"
+                    f"{self.ds_origin}: the run was started with another {key}; {self._instead('the DeepSpeed configuration')}"
                 )
 
     def _instead(self, what: str) -> str:
         if self.checkpoint:
             return f"go on with {what} of its run, or start from it in another run_dir, by source.path={self.origin}"
-        return f"name another run_dir, or go on with {what} it was begun with"
+        return f"name another run_dir, or go on with {what} it was started with"
 
     def _check_lengths(self, begun_with: Recipe, recipe: Recipe, saved: CheckpointMetadata | None) -> None:
         """Raise UserError where a stage has become shorter, is counted otherwise, or is longer though it is over.
@@ -101,7 +101,7 @@ class RecordedSettings:
             if (before[name] is None) != (now[name] is None):
                 was, is_now = (_described(length) for length in (before[name], now[name]))
                 raise UserError(
-                    f"{self.origin}: {name!r} was {was} when the run was begun, and now is {is_now}; "
+                    f"{self.origin}: {name!r} was {was} when the run was started, and now is {is_now}; "
                     f"{self._instead('the recipe')}"
                 )
         steps = {} if self.data is None else self.data["steps"]
@@ -139,13 +139,13 @@ class RecordedSettings:
         ]
 
     def drawing(self, recipe: Recipe, saved: CheckpointMetadata | None) -> list[str]:
-        """Return a sentence where growths that are still to come draw other random values than when the run was begun."""
-        # Without a checkpoint everything is drawn anew.
+        """Return a sentence where growths that are still to come draw other random values than when the run was started."""
+        # Without a checkpoint everything is drawn again.
         ahead = [phase.name for phase in recipe.phases if saved is not None and phase.number > saved.phase]
         if not ahead or self.data is None or self.data.get("draws") == DRAWS:
             return []
         return [
-            "the run was begun by a version that draws other random values from the same seed "
+            "the run was started by a version that draws other random values from the same seed "
             f"({self.data.get('draws', 'an older one')}; now {DRAWS}): growth that is still to come ({', '.join(ahead)}) is "
             "what another seed would make, and not what that version would have made"
         ]

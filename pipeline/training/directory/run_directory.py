@@ -39,7 +39,7 @@ _AGAIN = "put it back, or name another run_dir"
 
 
 class RunDirectory(RunPaths):
-    """Paths of one run, and the settings that it was begun with."""
+    """Paths of one run, and the settings that it was started with."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -82,7 +82,7 @@ class RunDirectory(RunPaths):
         own, remarks = self._own(saved)
         if made is not None and None not in (own.id, made.id) and own.id != made.id:
             raise UserError(
-                f"{made.origin}: belongs to another run than {self.path} (run id {made.id}, begun in {made.recipe.run_dir}, "
+                f"{made.origin}: belongs to another run than {self.path} (run id {made.id}, started in {made.recipe.run_dir}, "
                 f"and not {own.id}); move it away, or start from it in another run_dir, by source.path={made.origin}"
             )
         for begun in (own,) if made is None else (own, made):
@@ -114,8 +114,8 @@ class RunDirectory(RunPaths):
             if saved is None and path == self.recipe:
                 raise UserError(f"{fault}; {_AGAIN}")
             remarks.append(
-                f"{fault}; it is written again, "
-                + ("no checkpoint depending on it" if saved is None else f"as the checkpoint {saved.tag} has it")
+                f"{fault}; it is written again"
+                + (", since no checkpoint depends on it" if saved is None else f" from the checkpoint {saved.tag}")
             )
             return None
 
@@ -142,7 +142,9 @@ class RunDirectory(RunPaths):
                 f"{self.path}: holds a run's {others[0]}, and neither a {self.recipe.name} nor a checkpoint says whose; put "
                 f"{self.recipe.name} back, or name another run_dir"
             )
-        raise UserError(f"{self.path}: the directory holds something else ({others[0]}); name an empty or a new one as run_dir")
+        raise UserError(
+            f"{self.path}: the directory holds files of no run ({others[0]}); name an empty or a new one as run_dir"
+        )
 
     def _others(self, known: Sequence[Path]) -> list[str]:
         """What is there beside some files and the folders that are empty before a first step, by name."""
@@ -168,7 +170,7 @@ class RunDirectory(RunPaths):
         return read_record(self.rewound, RewoundRecord, "put it back, or remove it and the run does not know that it went back")
 
     def recorded_data(self) -> DataRecord | None:
-        """Return what `claim` recorded, if the run was begun, as `check` found it."""
+        """Return what `claim` recorded, if the run was started, as `check` found it."""
         return self._recorded
 
     def begun_annealing(self, number: int, saved: CheckpointMetadata | None) -> int | None:
@@ -185,12 +187,12 @@ class RunDirectory(RunPaths):
         return None if found is None else found["growth"].get("norm_anneal_steps")
 
     def check_data(self, data: dict[str, Any]) -> None:
-        """Raise UserError where the run was begun with other weights of its corpora."""
+        """Raise UserError where the run was started with other weights of its corpora."""
         for mix, weights in data["weights"].items():
             before = weights if self._recorded is None else self._recorded["weights"].get(mix, weights)
             if weights != before:
                 raise UserError(
-                    f"{data['prepared']}: the run was begun with the weights {before}, and now they are {weights}; go on with "
+                    f"{data['prepared']}: the run was started with the weights {before}, and now they are {weights}; keep "
                     "those, or name another run_dir"
                 )
 
@@ -213,7 +215,7 @@ class RunDirectory(RunPaths):
                 same = False
             if not same:
                 certificate = known[number - 1]
-                logger.info(f"{path}: missing, or no more what the run wrote; it is written again, as {origin} has it")
+                logger.info(f"{path}: missing, or changed since the run wrote it; it is written again from {origin}")
                 self.certificates.mkdir(exist_ok=True)
                 write_json(path, certificate)
             found.append(certificate)
@@ -238,7 +240,9 @@ class RunDirectory(RunPaths):
         if summary is None or summary["lengths"] != recorded_lengths(recipe):
             return None
         if None not in (self._id, summary.get("run")) and summary["run"] != self._id:
-            logger.info(f"{self.summary}: of another run (run id {summary['run']}, and not {self._id}); it is made again")
+            logger.info(
+                f"{self.summary}: belongs to another run (run id {summary['run']}, not {self._id}); it is written again"
+            )
             return None
         return summary
 
@@ -254,7 +258,7 @@ class RunDirectory(RunPaths):
         return data
 
     def abandon(self) -> None:
-        """Remove the directory where nothing was begun in it, but for what this process wrote before a first step."""
+        """Remove the directory where nothing was started in it, but for what this process wrote before a first step."""
         ours = [self.lock]
         if self._free:
             records = (self.metrics, self.evaluations, self.scores, self.lost)

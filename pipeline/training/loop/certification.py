@@ -16,4 +16,4 @@ class Certification:
         """Have the certificate written, before anything that outlasts the process depends on the model; a collective call."""
 
     def close(self) -> None:
-        """Wait for what was begun, however it ends."""
+        """Wait for what was started, however it ends."""

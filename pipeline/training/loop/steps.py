@@ -85,7 +85,7 @@ class Steps:
         self._context = context
         self._first_step, _ = context.plan.bounds(phase)
         self._forward_flops = ForwardFlops.of(model.config)
-        # Loads are those of the model that was saved: one that has been grown since begins anew.
+        # Loads are those of the model that was saved: one that has been grown since starts without.
         resumed = context.state.step > self._first_step
         self._balance = Balance.of(model, context.recipe.router, context.state.expert_loads if resumed else None)
         self._gradients = Gradients(model.engine)

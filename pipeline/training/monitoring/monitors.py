@@ -1,6 +1,6 @@
 """A run's curves in TensorBoard, CSV files, Weights & Biases and Comet, by DeepSpeed's own monitors and JSON sections.
 
-The run has one set of monitors for all its models. An engine of its own would begin every CSV file and every W&B run anew
+The run has one set of monitors for all its models. An engine of its own would begin every CSV file and every W&B run again
 with each growth, and adds the rate of its first parameter group, frozen or not, by samples counted from the last growth.
 """
 

@@ -120,7 +120,7 @@ def _check_final(recipe: Recipe, final: ModelConfig, source: PretrainedConfig, g
     ours, theirs = asdict(sizes_of(grown)), asdict(sizes_of(wanted))
     for key in [key for key in ours if ours[key] != theirs[key]]:
         raise UserError(
-            f"final_model.{key}: the run's growths come to {ours[key]}, and the model's own is {theirs[key]}; name {key} in "
+            f"final_model.{key}: the run's growths end at {ours[key]}, and the model has {theirs[key]}; name {key} in "
             "each size and in the model (progressive.sizes, progressive.model), or in each `grow` of the stages"
         )
     for layer in range(wanted.num_hidden_layers):

@@ -71,7 +71,7 @@ def vocabulary_size(recipe: Recipe, given: Source | None) -> tuple[int, int]:
 def find_data(
     recipe: Recipe, directory: RunDirectory, given: Source | None, provide: Callable[[DataPrepConfig], PreparedData | None]
 ) -> PreparedData | None:
-    """Return the data: that which the run was begun with, or that which the recipe asks for, text by way of `provide`.
+    """Return the data: that which the run was started with, or that which the recipe asks for, text by way of `provide`.
 
     Text goes through the target's tokenizer where the recipe names none.
     """
@@ -92,7 +92,7 @@ def find_data(
         data = provide(validate(DataPrepConfig, request, "data"))
     if recorded is not None and data is not None and data.manifest.fingerprint != recorded["fingerprint"]:
         raise UserError(
-            f"{data.directory}: these are not the shards that the run was begun with ({recorded['prepared']}); put those "
+            f"{data.directory}: these are not the shards that the run was started with ({recorded['prepared']}); put those "
             "back, or name another run_dir"
         )
     return data

@@ -114,7 +114,9 @@ def branch_off(
         raise UserError(f"--branch_from: {origin}: no run directory with a checkpoint; name one that launch/pretrain.py wrote")
     begun = CheckpointSettings.of(newest.run, str(origin))
     for key in differing(same_run(begun.ds_config), same_run(ds_config)):
-        raise UserError(f"--branch_from: {origin}: was trained with another {key} in the DeepSpeed configuration")
+        raise UserError(
+            f"--branch_from: {origin}: was trained with another {key} in the DeepSpeed configuration; leave --branch_from out"
+        )
     with without_messages():
         mine, other = (
             Course(one, preview_run(one, ds_config, place, world_size, None, saved))
@@ -129,13 +131,13 @@ def branch_off(
     saved = checkpoints.newest(until=steps)
     if saved is None:
         raise UserError(
-            f"--branch_from: {origin}: has no checkpoint of the steps that it has in common with this run, which are "
-            f"{steps:,}: they then differ in {key}"
+            f"--branch_from: {origin}: has no checkpoint within the {steps:,} steps that it has in common with this "
+            f"run (then they differ in {key}); leave --branch_from out"
         )
     if saved.rewinds:
         raise UserError(
             f"--branch_from: {origin}: its guard went back {saved.rewinds} times and left text out, so that its steps are not "
-            "those of this run; name a run that did not go back, or start this one without --branch_from"
+            "those of this run; name a run that did not go back, or leave --branch_from out"
         )
     for remark in begun.rounding(recipe, ds_config):
         logger.info(remark)

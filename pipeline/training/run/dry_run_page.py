@@ -169,7 +169,7 @@ class DryRunPage:
             yield f"{line}{share:>{widths[4] - 2}}".rstrip()
         scratch = self._run.scratch_flops()
         if known and scratch != whole:
-            without = "" if self._planned.given is None else ", its source's own training aside"
+            without = "" if self._planned.given is None else ", without its source's own training"
             yield (
                 f"scratch   {_size(self._planned.config(stages[-1].phase))} for as many tokens: {scratch:.3e} model "
                 f"FLOPs; this run comes to {whole / scratch:.1%} of scratch's{without}"
@@ -223,12 +223,12 @@ class DryRunPage:
     def _notes(self) -> Iterator[str]:
         here = "" if self._run.device.peak.origin == "recipe" else " (set flops.peak_tflops for another device)"
         devices = f"{self._run.ranks} x {self._run.device.words}{here}"
-        yield f"time      at an MFU of {self._run.mfu:.0%} on {devices}; evaluation and saving aside"
+        yield f"time      at an MFU of {self._run.mfu:.0%} on {devices}, without evaluation and saving"
         dtype = self._run.device.dtype
         most = max(_parameters(self._planned.config(plan.phase)) for plan in self._plans)
         bucket = min(self._run.ds_config.get("zero_optimization", {}).get("reduce_bucket_size", _BUCKET), most) * dtype.itemsize
         yield (
-            f"memory    weights and gradients in {str(dtype).removeprefix('torch.')}; aside: a micro-batch's activations, "
+            f"memory    weights and gradients in {str(dtype).removeprefix('torch.')}, without a micro-batch's activations, "
             f"as PyTorch's own kernels keep them, gathered layers, and a bucket of gradients, {self._bytes(bucket)} or less"
         )
         yield "          stepping: gradients in float32 while they are stepped; batch: micro-batch x accumulation x ranks"
@@ -251,7 +251,7 @@ class DryRunPage:
             f"{self._bytes(free)} are free in {self._run.recipe.run_dir}"
         )
         if free < count * one:
-            yield "          warning: that is not enough; make room, name another run_dir, or lower checkpointing.keep"
+            yield "          warning: that is not enough; free disk space, name another run_dir, or lower checkpointing.keep"
 
     def _data(self) -> str:
         planned = self._planned

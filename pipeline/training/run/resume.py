@@ -96,7 +96,7 @@ def is_whole(directory: RunDirectory, summary: SummaryRecord, saved: CheckpointM
             raise UserError(
                 f"{fault}, and there is no checkpoint any more to export it from; put it back, or name another run_dir"
             )
-        logger.info(f"{fault}; the model is exported anew from the checkpoint {saved.tag}")
+        logger.info(f"{fault}; the model is exported again from the checkpoint {saved.tag}")
         return False
     return True
 
@@ -138,7 +138,7 @@ def _claim(
     growths, origin = (0, "") if saved is None else (saved.phase, f"the checkpoint {saved.tag}")
     certificates = directory.certified(growths, known, origin)
     if saved is None and (steps := directory.steps()):
-        logger.warning(f"there is no checkpoint: the run begins anew, and {steps:,} steps on record are lost")
+        logger.warning(f"there is no checkpoint: the run starts again from step 0, and {steps:,} steps on record are lost")
     return data, certificates
 
 

@@ -156,6 +156,6 @@ def test_the_first_setting_that_is_another_is_named_with_its_place(tmp_path, mon
     (tmp_path / "a.jsonl").write_text('{"text": "one"}\n')
     asked = {"output_dir": "out", "corpora": [{"files": ["a.jsonl"]}], "tokenizer": {"vocab_size": 300}}
     planned = draft_plan(DataPrepConfig.model_validate(asked))
-    with pytest.raises(UserError, match=rf"^out: was begun with another `{place}`; put that back"):
+    with pytest.raises(UserError, match=rf"^out: was started with another `{place}`; put that back"):
         check_settings(planned, DataPrepConfig.model_validate(asked | changed), "out")
     check_settings(planned, DataPrepConfig.model_validate(asked | {"output_dir": "elsewhere"}), "out")

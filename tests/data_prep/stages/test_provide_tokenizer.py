@@ -99,7 +99,7 @@ def test_a_full_disk_is_no_fault(tmp_path, algorithm, family):
         [sys.executable, "-c", FULL_DISK, algorithm, family, tmp_path],
         capture_output=True, text=True, check=True, timeout=120, cwd=Path(__file__).parents[3],
     )  # fmt: skip
-    assert done.stdout.startswith("True File too large; make room")
+    assert done.stdout.startswith("True File too large; free disk space")
 
 
 def test_a_trained_tokenizers_files_are_first_written_below_the_jobs_folder(tmp_path, monkeypatch):

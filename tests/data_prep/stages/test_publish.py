@@ -107,7 +107,7 @@ def test_what_is_published_is_not_prepared_again_and_other_settings_are_refused(
     run(text, URL, work_dir=work)
     assert run(text, URL, work_dir="elsewhere") == [f"data: {URL} is published already"]
     assert not Path("elsewhere").exists()
-    with pytest.raises(UserError, match=f"{URL}: was begun with another `part_mib`; .* name another output_dir"):
+    with pytest.raises(UserError, match=f"{URL}: was started with another `part_mib`; .* name another output_dir"):
         run(text, URL, part_mib=2)
 
 
@@ -116,13 +116,13 @@ def test_what_was_begun_there_with_other_settings_or_of_other_text_is_refused(te
         uploads(patch, fails_at=1)
         run(text, URL, work_dir=work)
     assert [Path(name).name for name in bucket.find(URL)] == [PLAN]
-    with pytest.raises(UserError, match=f"{URL}: was begun with another `part_mib`; .* name another output_dir"):
+    with pytest.raises(UserError, match=f"{URL}: was started with another `part_mib`; .* name another output_dir"):
         run(text, URL, part_mib=2)
     assert not Path("books.prepared").exists()
     plan = read_plan(Path(work, PLAN))
     write_plan(Path("other.json"), plan.model_copy(update={"digest": "0" * 32}))
     bucket.put_file("other.json", f"{URL}/{PLAN}")
-    with pytest.raises(UserError, match=f"{URL}: another preparation was begun there, by its plan.json"):
+    with pytest.raises(UserError, match=f"{URL}: another preparation was started there by its plan.json"):
         run(text, URL, work_dir=work)
     assert [Path(name).name for name in bucket.find(URL)] == [PLAN]
 

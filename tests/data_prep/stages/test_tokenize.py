@@ -202,7 +202,7 @@ def test_a_shard_made_elsewhere_that_changes_while_it_is_taken_is_refused(old_sh
     """After it was hashed for the plan and before its ids are looked through."""
     looked_through = Accept.work
     monkeypatch.setattr(Accept, "work", lambda *arguments: flipped(old_shards / "a.bin") or looked_through(*arguments))
-    with pytest.raises(UserError, match=r"a\.bin: changed since the preparation was begun"):
+    with pytest.raises(UserError, match=r"a\.bin: changed since the preparation was started"):
         accepted(old_shards)
 
 

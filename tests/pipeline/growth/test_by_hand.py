@@ -92,7 +92,7 @@ def test_shrink_pad_perturb():
 
 
 def test_a_shrunk_matrix_is_of_no_gradient_that_moments_are_of():
-    with pytest.raises(ValueError, match="`shrink` adds noise to all that the optimizer's state is of"):
+    with pytest.raises(ValueError, match="`shrink` adds noise to weights"):
         GrowthConfig(width="direct_copy", shrink=0.4, optimizer_state="grow")
 
 

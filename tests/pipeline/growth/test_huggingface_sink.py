@@ -112,7 +112,7 @@ def test_a_full_disk_is_said_in_a_sentence(tmp_path, tiny_model):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
     try:
-        with pytest.raises(UserError, match="make room or name another directory"):
+        with pytest.raises(UserError, match="free disk space or name another directory"):
             write_huggingface(tmp_path, model.config, state_of(model), torch.float32)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -248,7 +248,7 @@ def test_what_cannot_be_grown_to_a_tokenizer_is_refused(tmp_path):
         path.unlink()
     for name in ("vocab.json", "merges.txt"):
         (source / name).unlink(missing_ok=True)
-    with pytest.raises(UserError, match="no tokenizer lies beside the model"):
+    with pytest.raises(UserError, match="the model has no tokenizer"):
         grown(source, tokenizer, tmp_path / "out")
 
 

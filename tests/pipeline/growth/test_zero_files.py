@@ -111,7 +111,7 @@ def test_a_full_disk_is_said_in_a_sentence(tmp_path, grown):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
-        with pytest.raises(UserError, match="make room or name another directory"):
+        with pytest.raises(UserError, match="free disk space or name another directory"):
             write_zero3(tmp_path / "out", config, state, 1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

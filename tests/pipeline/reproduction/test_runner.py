@@ -147,7 +147,7 @@ def test_a_run_begun_with_other_settings_is_refused(templates, tmp_path):
     begun = task(tmp_path / "out", "a")
     runner_of(1).finish([begun])
     other = Task("a", tmp_path / "out", begun.recipe.model_copy(update={"seed": 9}))
-    with pytest.raises(UserError, match="was begun with these settings, which the suite no longer has"):
+    with pytest.raises(UserError, match="was started with these settings, which the suite no longer has"):
         runner_of(1).finish([other])
 
 

@@ -26,7 +26,7 @@ def test_what_was_begun_is_taken_and_anything_else_is_done_at_once():
     ahead.begin(2)
     assert ahead.take(2) == 20
     ahead.begin(3)
-    # As where a stage ends: what was begun is dropped.
+    # As where a stage ends: what was started is dropped.
     assert ahead.take(4) == 40 and ahead.take(3) == 30
     assert where == [(1, True), (2, False), (3, False), (4, True), (3, True)]
     ahead.close()

@@ -246,7 +246,7 @@ def test_the_newest_is_the_newest_that_is_whole_and_that_is_said(tmp_path, messa
     assert "step-00000007" in line and "step-00000005 is taken" in line
     for step in (3, 5):
         (tmp_path / f"step-{step:08d}" / "progress.json").unlink()
-    with pytest.raises(UserError, match="no checkpoint there is whole"):
+    with pytest.raises(UserError, match="every checkpoint is damaged"):
         checkpoints.newest()
 
 

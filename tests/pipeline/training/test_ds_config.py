@@ -87,17 +87,17 @@ OPTIMIZER_ON_DISK = {"device": "nvme", "nvme_path": "disk"}
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"optimizer": {"type": "Adam"}}, "optimizer: belongs into `optimizer` of the recipe"),
-        ({"scheduler": {"type": "WarmupLR"}}, "scheduler: belongs into `schedule` of the recipe"),
-        ({"activation_checkpointing": {}}, "belongs into `activation_checkpointing` of the recipe"),
-        ({"flops_profiler": {"enabled": True}}, "belongs into `flops` of the recipe"),
+        ({"optimizer": {"type": "Adam"}}, "optimizer: belongs in `optimizer` of the recipe"),
+        ({"scheduler": {"type": "WarmupLR"}}, "scheduler: belongs in `schedule` of the recipe"),
+        ({"activation_checkpointing": {}}, "belongs in `activation_checkpointing` of the recipe"),
+        ({"flops_profiler": {"enabled": True}}, "belongs in `flops` of the recipe"),
         ({"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}}, "nvme is not supported with growth"),
         ({"zero_optimization": {"stage": 2, "offload_optimizer": OPTIMIZER_ON_DISK}}, "nvme goes with ZeRO stage 3, not 2"),
-        ({"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme"}}}, "nvme_path: a directory"),
+        ({"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme"}}}, "nvme_path: the key is missing"),
         ({"zero_optimization": {"stage": 0, "offload_optimizer": {"device": "cpu"}}}, "cpu goes with ZeRO stage 1 or 2 or 3"),
         ({"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}, "offload_param.device: cpu goes with ZeRO"),
-        ({"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 3}}, "divide the ranks, 2"),
-        ({"zero_optimization": {"stage": 2, "zero_hpz_partition_size": 2}}, "go with ZeRO stage 3"),
+        ({"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 3}}, "divide the number of ranks, 2"),
+        ({"zero_optimization": {"stage": 2, "zero_hpz_partition_size": 2}}, "needs ZeRO stage 3"),
         ({"zero_optimization": {"stage": 3, "mics_shard_size": 2}}, "mics_shard_size"),
         ({"zero_optimization": {"stage": 2, "round_robin_gradients": True}}, "round_robin_gradients: DeepSpeed then writes"),
         ({"zero_optimization": {"stage": "auto"}}, "zero_optimization.stage: 0, 1, 2 or 3 is expected (got 'auto')"),
@@ -141,8 +141,8 @@ ZERO3, BF16 = {"zero_optimization": {"stage": 3}}, {"bf16": {"enabled": True}}
         ({"data_types": {"grad_accum_dtype": "bf16"}}, "grad_accum_dtype: ZeRO stage 0 adds gradients up in"),
         (BF16 | {"data_types": {"grad_accum_dtype": "fp32"}}, "runs in, torch.bfloat16; remove the key, or choose stage 1"),
         ({"data_types": {"grad_dtype": "fp32"}}, "unknown key 'data_types.grad_dtype'; did you mean 'grad_accum_dtype'?"),
-        (ZERO3 | {"gradient_predivide_factor": 2.0}, "gradient_predivide_factor: ZeRO averages gradients"),
-        (ZERO3 | {"prescale_gradients": True}, "prescale_gradients: ZeRO averages gradients"),
+        (ZERO3 | {"gradient_predivide_factor": 2.0}, "gradient_predivide_factor: from stage 1 on ZeRO averages"),
+        (ZERO3 | {"prescale_gradients": True}, "prescale_gradients: from stage 1 on ZeRO averages"),
         ({"gradient_predivide_factor": 0}, "gradient_predivide_factor: Input should be greater than 0"),
         ({"prescale_gradients": "yes"}, "prescale_gradients: Input should be a valid boolean"),
         ({"steps_per_print": 0}, "steps_per_print: Input should be greater than 0"),
@@ -236,7 +236,7 @@ def test_what_deepspeed_would_wait_for_in_every_step_is_off_unless_the_file_asks
     assert config["bf16"]["check_grad_overflow"] is True
     asked["timers"] = {"throughput": {"enabled": True}}
     assert DeepSpeedConfig(resolve(zero | asked, ranks=1)).timers_config.enabled
-    # A run that was begun before this default goes on under it.
+    # A run that was started before this default goes on under it.
     assert same_run(resolve(zero | written)) == same_run(resolve(zero | asked))
 
 
@@ -272,7 +272,7 @@ def test_fp16_goes_with_partitions_and_bf16_with_every_stage(resolve, monkeypatc
     monkeypatch.setattr(get_accelerator(), "is_fp16_supported", lambda: True)
     assert resolve({"fp16": {"enabled": True}, "zero_optimization": {"stage": 1}})["fp16"]["enabled"]
     assert resolve({"bf16": {"enabled": True}})["bf16"]["enabled"]
-    with pytest.raises(UserError, match="stage 0 runs in bf16 or fp32"):
+    with pytest.raises(UserError, match="stage 0 does not support fp16"):
         resolve({"fp16": {"enabled": True}})
 
 

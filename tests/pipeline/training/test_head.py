@@ -157,5 +157,5 @@ def test_a_loss_that_is_poisoned_makes_every_gradient_nan(tiny_model):
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 def test_a_model_that_caps_its_logits_is_refused_by_key(tiny_model, way):
     """The rows that round it up would have a probability, and the loss of a chunk would be capped itself."""
-    with pytest.raises(UserError, match=rf"{next(iter(way))}: this model caps its logits"):
+    with pytest.raises(UserError, match=rf"{next(iter(way))}: not supported for a model that caps its logits"):
         prepare_model(tiny_model("gemma2"), FAMILIES["gemma2"], **way)

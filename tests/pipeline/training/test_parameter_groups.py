@@ -68,7 +68,7 @@ def test_active_layers_is_what_its_selectors_name():
         ({"submodel_layers": 4, "groups": [settings("embeddings")]}, "stages.s.groups.0: the stage trains none"),
         (
             {"submodel_layers": 4, "groups": [settings("head", "embeddings")]},
-            "groups.0: embeddings stand still beside submodel_la",
+            "groups.0: embeddings are frozen with submodel_la",
         ),
     ],
 )
@@ -144,15 +144,19 @@ def test_rows_of_new_tokens_are_a_block_where_a_stage_names_them_and_gradients_r
         (True, {"groups": [settings("embeddings"), settings("new_tokens")]}, None),
         (False, {"trainable": ["new_tokens", "embeddings"]}, None),
         (False, {"trainable": ["head"], "groups": [settings("new_tokens")]}, None),
-        (True, {"trainable": ["new_tokens", "head"]}, "trainable: `new_tokens` are rows of what learns as a whole with head"),
-        (False, {"trainable": ["new_tokens", "head", "embeddings"]}, "as a whole with embeddings and head; leave it out"),
+        (True, {"trainable": ["new_tokens", "head"]}, "trainable: `new_tokens` are rows of head"),
+        (
+            False,
+            {"trainable": ["new_tokens", "head", "embeddings"]},
+            "are rows of embeddings and head, which the stage trains as a whole",
+        ),
         (True, {"trainable": ["layers.1"], "groups": [settings("new_tokens")]}, "groups.0: the stage trains none"),
         (True, {"trainable": ["new_tokens"], "groups": [settings("embeddings")]}, "groups.0: the stage trains none"),
         (True, {"groups": [settings("new_tokens"), settings("new_tokens", "head")]}, "two of them claim the same parameters"),
         (
             True,
             {"submodel_layers": 1, "groups": [settings("new_tokens")]},
-            "groups.0: embeddings stand still beside submodel_layers",
+            "groups.0: embeddings are frozen with submodel_layers",
         ),
     ],
 )

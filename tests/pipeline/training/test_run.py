@@ -61,6 +61,6 @@ def fail_on_the_first_rank() -> list[str]:
 
 def test_an_error_on_the_first_rank_is_one_on_every_rank():
     first, second = run_ranks(fail_on_the_first_rank, 2)
-    bad, full = "JSONDecodeError: bad: line 1 column 1 (char 0)", "UserError: a.pt: No space left; make room"
+    bad, full = "JSONDecodeError: bad: line 1 column 1 (char 0)", "UserError: a.pt: No space left; free disk space"
     assert first[0] == bad and second[0] == f"RuntimeError: rank 0: {bad}"
     assert first[1:] == second[1:] and first[1].startswith(full) and first[2] == "UserError: wrong"

@@ -36,7 +36,7 @@ SETTINGS = ("recipe.yaml", "ds_config.json", "data.json")
 
 @pytest.fixture
 def begun(tmp_path):
-    """A run directory that a run was begun in."""
+    """A run directory that a run was started in."""
     directory = RunDirectory(tmp_path / "run")
     directory.path.mkdir()
     directory.claim(load_recipe(QUICKSTART, []), DS_CONFIG, DATA)
@@ -93,7 +93,7 @@ def test_a_source_that_was_trained_is_not_left_untrained_nor_the_other_way_round
     begun.claim(load_recipe(QUICKSTART, list(before)), DS_CONFIG, DATA)
     saved = None if step is None else replace(saved_by(begun, *before), step=step)
     assert check(begun, saved, *before) == []
-    with pytest.raises(UserError, match=r"'source' was (not )?trained .*when the run was begun, and now is (not )?trained"):
+    with pytest.raises(UserError, match=r"'source' was (not )?trained .*when the run was started, and now is (not )?trained"):
         check(begun, saved, *after)
 
 
@@ -163,7 +163,7 @@ DS_CHANGES = [
 @pytest.mark.parametrize("change", DS_CHANGES)
 def test_another_way_of_computing_is_refused_by_key(begun, change):
     key = "zero_quantized_weights" if "zero_optimization" in change else next(iter(change))
-    with pytest.raises(UserError, match=rf"ds_config\.json: the run was begun with another {key}"):
+    with pytest.raises(UserError, match=rf"ds_config\.json: the run was started with another {key}"):
         check(begun, saved_by(begun), ds_config=DS_CONFIG | change)
 
 
@@ -226,7 +226,7 @@ def test_a_checkpoint_is_believed_before_a_recipe_that_was_put_beside_it(begun):
         check(begun, saved_by(begun), "seed=3")
     begun.ds_config.write_text(json.dumps(DS_CONFIG | {"train_batch_size": 8}))
     begun.recipe.write_text(load_recipe(QUICKSTART, []).to_yaml())
-    with pytest.raises(UserError, match=r"step-00000005: the run was begun with another train_batch_size;"):
+    with pytest.raises(UserError, match=r"step-00000005: the run was started with another train_batch_size;"):
         check(begun, saved_by(begun), ds_config=DS_CONFIG | {"train_batch_size": 8})
 
 
@@ -238,7 +238,7 @@ def test_settings_that_are_lost_are_those_of_the_checkpoint_and_written_again(be
     path.unlink() if content is None else path.write_text(content)
     directory = RunDirectory(begun.path)
     (remark,) = directory.check(load_recipe(QUICKSTART, []), DS_CONFIG, saved)
-    assert remark.startswith(str(path)) and "it is written again, as the checkpoint step-00000005 has it" in remark
+    assert remark.startswith(str(path)) and "it is written again from the checkpoint step-00000005" in remark
     assert directory.recorded_data() == saved.run["data"]
     directory.claim(load_recipe(QUICKSTART, []), DS_CONFIG, DATA)
     assert path.read_text() == before
@@ -262,7 +262,7 @@ def test_records_of_nobody_are_not_taken_over(begun, name):
     with pytest.raises(UserError, match=rf"holds a run's {name}, and neither a recipe\.yaml nor a checkpoint says whose"):
         check(begun, None)
     (begun.path / "notes.txt").touch()
-    with pytest.raises(UserError, match=r"holds something else \(notes\.txt\)|holds a run's"):
+    with pytest.raises(UserError, match=r"holds files of no run \(notes\.txt\)|holds a run's"):
         check(begun, None)
 
 
@@ -270,7 +270,7 @@ def test_records_of_nobody_are_not_taken_over(begun, name):
 def test_without_a_checkpoint_only_the_recipe_says_whose_a_directory_is(begun, name):
     (begun.path / name).write_text("{")
     (remark,) = check(begun, None)
-    assert "no checkpoint depending on it" in remark
+    assert "no checkpoint depends on it" in remark
     begun.recipe.write_text("{")
     with pytest.raises(UserError, match=r"recipe\.yaml: not readable as YAML.*; put it back, or name another run_dir"):
         check(begun, None)
@@ -322,7 +322,7 @@ def test_a_damaged_certificate_is_written_again_where_it_stands_elsewhere_and_el
     DAMAGES[damage](path)
     assert grown.certified(2, known, "the checkpoint") == known
     (line,) = messages
-    assert line.startswith(f"{path}: missing, or no more what the run wrote; it is written again, as the checkpoint")
+    assert line.startswith(f"{path}: missing, or changed since the run wrote it; it is written again from the checkpoint")
     assert json.loads(path.read_text()) == known[number - 1]
     if damage != "another value":
         DAMAGES[damage](path)
@@ -353,7 +353,7 @@ def test_a_summary_is_that_of_its_run_whole_or_made_again(tmp_path, messages):
     assert found["steps"] == 80 and messages == []
     directory._id = "this"
     write_json(directory.summary, found | {"run": "other"})
-    assert summary_of(directory, saved) is None and "of another run" in messages[0]
+    assert summary_of(directory, saved) is None and "belongs to another run" in messages[0]
     for content in ('{"steps": 80}', "{", "null"):
         directory.summary.write_text(content)
         assert directory.finished_summary(Made(directory.path).recipe, saved) is None
