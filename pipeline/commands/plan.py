@@ -13,6 +13,7 @@ from pipeline.common.config import read_json, typed
 from pipeline.common.errors import UserError
 from pipeline.common.files import write_atomically
 from pipeline.common.logs import show_messages
+from pipeline.growth.sources import RECIPE
 from pipeline.planning.compared_runs import (
     Plan,
     PlannedRow,
@@ -52,7 +53,6 @@ from pipeline.training.preparation.preparation import prepared_text
 
 logger = logging.getLogger(__name__)
 
-_RECIPE = "recipe.yaml"
 
 _OTHERS = 40
 """Fits that intervals are drawn from."""
@@ -201,7 +201,7 @@ def _answer(
 
 def _label(recipe: Path, others: Iterable[Path]) -> str:
     """A recipe's name; of one that is called as another is, or as all plans' recipes are, its folder's too."""
-    alike = recipe.name == _RECIPE or sum(other.stem == recipe.stem for other in others) > 1
+    alike = recipe.name == RECIPE or sum(other.stem == recipe.stem for other in others) > 1
     return f"{recipe.resolve().parent.name}/{recipe.stem}" if alike else recipe.stem
 
 
@@ -224,11 +224,11 @@ def _write(directory: Path, answer: Answer, recipe: Recipe, source: Path | None)
     if planned is not None:
         schedule, best = planned
         content = yaml.safe_dump(best.model_dump(mode="json", exclude_unset=True), sort_keys=False)
-        write_atomically(directory / _RECIPE, f"# {title(answer)}: {schedule.name}\n{content}")
+        write_atomically(directory / RECIPE, f"# {title(answer)}: {schedule.name}\n{content}")
         written += ", recipe.yaml"
     else:
         # An earlier plan's, which this one does not find.
-        (directory / _RECIPE).unlink(missing_ok=True)
+        (directory / RECIPE).unlink(missing_ok=True)
     for line in (*warnings(answer), *lead(answer)):
         print(line)
     print(f"{directory}: {written}")

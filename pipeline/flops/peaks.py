@@ -9,7 +9,7 @@ import torch
 
 Precision = Literal["half", "tf32", "fp32"]
 
-_TERA = 10**12
+TERA = 10**12
 
 # Dense matrix products, in TFLOP/s. NVIDIA's sheets print twice the figure, "with sparsity", for all but fp32.
 # `half` is bf16 and fp16 alike; `fp32` is what products of float32 run at in full precision: NVIDIA's vector units, AMD's
@@ -60,7 +60,7 @@ def find_peak(device: torch.device, dtype: torch.dtype, given_tflops: float | No
     Ranks that share a CPU should measure at the same time, so that each finds its share.
     """
     if given_tflops is not None:
-        return Peak(given_tflops * _TERA, "recipe")
+        return Peak(given_tflops * TERA, "recipe")
     known = device_peak(torch.cuda.get_device_name(device), dtype) if device.type == "cuda" else None
     return Peak(measured_peak(device, dtype), "measured") if known is None else Peak(known, "data sheet")
 
@@ -77,7 +77,7 @@ def device_peak(name: str, dtype: torch.dtype) -> float | None:
         precision = "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "fp32"
     for pattern, sheet in _DATA_SHEETS:
         if precision is not None and pattern.search(name):
-            return sheet[precision] * _TERA
+            return sheet[precision] * TERA
     return None
 
 

@@ -10,13 +10,11 @@ from pipeline.growth.certificate import moved_by_position
 from pipeline.growth.description import describe
 from pipeline.growth.expectations import expectations
 from pipeline.growth.memory import RankBytes, growing_bytes, rank_bytes, widest
-from pipeline.growth.offline import OfflineGrowth
+from pipeline.growth.offline import GIB, OfflineGrowth
 from pipeline.growth.probe import elements
 from pipeline.growth.reading import bytes_read
 from pipeline.growth.state import OptimizerState, default_value, stored_dtype
 from pipeline.growth.token_rows import over_both
-
-_GIB = 2**30
 
 
 def listing(growth: OfflineGrowth) -> str:
@@ -27,8 +25,8 @@ def listing(growth: OfflineGrowth) -> str:
     place = "" if request.out is None else f" to {request.out}"
     graph = growth.plan.graph
     active = f", {graph.active_parameters:,} of them for each token" if graph.active_parameters < graph.parameters else ""
-    read = f"read     {_stored(growth) / _GIB:.3f} GiB from {request.source} ({elements(source.state):,} parameters)"
-    written = f"written  {growth.bytes_written / _GIB:.3f} GiB{place} ({elements(growth.grown):,} parameters{active})"
+    read = f"read     {_stored(growth) / GIB:.3f} GiB from {request.source} ({elements(source.state):,} parameters)"
+    written = f"written  {growth.bytes_written / GIB:.3f} GiB{place} ({elements(growth.grown):,} parameters{active})"
     if not growth.plan.family.trained:
         return "\n".join([*lines, "", read, written, "", expected(growth)])
     reading, kept = bytes_read(growth.grown, growth.optimizer, growth.ranks), ranks_memory(growth)
@@ -36,11 +34,11 @@ def listing(growth: OfflineGrowth) -> str:
     lines += [
         "",
         read,
-        f"growth   into ZeRO-3 partitions: each of {growth.ranks} ranks reads up to {reading.most / _GIB:.3f} GiB of that, all "
-        f"of them {reading.total / _GIB:.3f} GiB, holds up to {growing / _GIB:.3f} GiB, and sends nothing itself: "
+        f"growth   into ZeRO-3 partitions: each of {growth.ranks} ranks reads up to {reading.most / GIB:.3f} GiB of that, all "
+        f"of them {reading.total / GIB:.3f} GiB, holds up to {growing / GIB:.3f} GiB, and sends nothing itself: "
         "DeepSpeed broadcasts each parameter while it constructs a model, whatever its weights come from",
         written,
-        f"memory   {kept.total / _GIB:.3f} GiB on each of {growth.ranks} ranks under ZeRO-3, without activations: "
+        f"memory   {kept.total / GIB:.3f} GiB on each of {growth.ranks} ranks under ZeRO-3, without activations: "
         f"masters and {', '.join(state)} in float32, weights and gradients in {str(engine).removeprefix('torch.')}"
         + ("" if engine is torch.float32 else ", gradients once more in float32 while they are stepped"),
     ]

@@ -45,7 +45,7 @@ from pipeline.recipe import GrowthConfig, TargetConfig
 CERTIFICATE = "certificate.json"
 
 
-_GIB = 2**30
+GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +271,7 @@ class OfflineGrowth:
         free = shutil.disk_usage(place).free
         if free < self.bytes_written:
             raise UserError(
-                f"{self.request.out}: needs {self.bytes_written / _GIB:.1f} GiB and {free / _GIB:.1f} GiB are free; free "
+                f"{self.request.out}: needs {self.bytes_written / GIB:.1f} GiB and {free / GIB:.1f} GiB are free; free "
                 "disk space or name another directory"
             )
 

@@ -12,9 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, create_
 from pipeline.common.config import PositiveInt, StrictModel, read_json, validate
 from pipeline.common.errors import UserError
 from pipeline.recipe.ds_features import take_absent
-
-AUTO = "auto"
-"""Is resolved from the recipe or the machine."""
+from pipeline.recipe.growth import AUTO
 
 _BELONG_TO_RECIPE = {
     "optimizer": "`optimizer` of the recipe, which freezes by parameter group",

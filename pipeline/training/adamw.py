@@ -74,7 +74,7 @@ class FreezableAdamW(Freezable, torch.optim.AdamW):
     @torch.no_grad()
     def _step_elements(self, parameter: nn.Parameter, gradient: torch.Tensor, group: dict[str, Any]) -> None:
         """Step a tensor whose elements have ages, or rates, of their own: by one kernel where it can be compiled."""
-        state = self.begun(parameter)
+        state = self.state_of(parameter)
         for key, value in state.items():
             if value.device != parameter.device:
                 state[key] = value.to(parameter.device)
@@ -177,7 +177,7 @@ class OffloadedAdamW(FreezableAdamW):
                     self._step_tensor(parameter, parameter.grad, group)
 
     def _step_tensor(self, parameter: nn.Parameter, gradient: torch.Tensor, group: dict[str, Any]) -> None:
-        state, (beta1, beta2), rate, decay = self.begun(parameter), group["betas"], group["lr"], group["weight_decay"]
+        state, (beta1, beta2), rate, decay = self.state_of(parameter), group["betas"], group["lr"], group["weight_decay"]
         state["step"] += 1
         step = int(state["step"])
         # The kernel's own bias correction is a running product, so that a resumed run would differ in its last bits:

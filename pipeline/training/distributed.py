@@ -15,6 +15,7 @@ from deepspeed.accelerator import get_accelerator
 from torch.distributed.elastic.utils.store import synchronize
 
 from data_prep.jobs.workers import started_by_mpi
+from pipeline.common.background import Background
 from pipeline.common.command import refusal
 from pipeline.common.errors import UserError
 from pipeline.deepspeed.ranks import discover_mpi, init_distributed
@@ -181,6 +182,14 @@ def gathered(value: Result) -> list[Result]:
     if len(values) > 1:
         torch.distributed.all_gather_object(values, value)
     return values
+
+
+def begin_on_first_rank(work: Callable[[], Result]) -> Background[Result] | None:
+    """Begin `work` in a thread of rank 0; return where its result will be, None on the other ranks.
+
+    It must not use the ranks' collectives, nor an accelerator: a thread begins on the first device of its node.
+    """
+    return None if rank() > 0 else Background(work)
 
 
 def on_first_rank(work: Callable[[], Result]) -> Result:

@@ -37,7 +37,7 @@ class Freezable(torch.optim.Optimizer):
     counts_steps = False
     """Whether the steps of a parameter, or of its elements, are counted too."""
 
-    def begun(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
+    def state_of(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return what is kept of a parameter; where it was never stepped, of 0."""
         state = self.state[parameter]
         if self.counts_steps and "step" not in state:
@@ -49,7 +49,7 @@ class Freezable(torch.optim.Optimizer):
 
     def elementwise(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return what is kept of a parameter, all of it with a value for each element."""
-        state = self.begun(parameter)
+        state = self.state_of(parameter)
         for key, value in state.items():
             state[key] = torch.full_like(parameter, value.item()) if value.dim() == 0 else value.to(parameter.device)
         return state

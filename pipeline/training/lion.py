@@ -29,7 +29,7 @@ class FreezableLion(Freezable):
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             if not parameters:
                 continue
-            momenta = [self.begun(parameter)["exp_avg"] for parameter in parameters]
+            momenta = [self.state_of(parameter)["exp_avg"] for parameter in parameters]
             gradients, (beta1, beta2) = gradients_of(parameters), group["betas"]
             shares = [self.share_of(parameter) for parameter in parameters]
             signs = torch._foreach_lerp(momenta, gradients, 1 - beta1)

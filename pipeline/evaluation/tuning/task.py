@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
-from pipeline.evaluation.tuning.examples import TaskData
+from pipeline.evaluation.tuning.examples import Example, TaskData
 
 if TYPE_CHECKING:
     # They import torch, which no task's name needs.
     from pipeline.evaluation.tuning.model import Pretrained
     from pipeline.evaluation.tuning.problem import Problem
-
-Example = TypeVar("Example")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,6 @@ from pipeline.growth.probe import compare
 from pipeline.growth.state import Source
 from pipeline.runs.records import CertificateRecord
 from pipeline.training import distributed
-from pipeline.training.background import begin_on_first_rank
 from pipeline.training.certifying.measure import Text, measure_all, measure_grown, measure_growth
 from pipeline.training.engine import TrainedModel
 from pipeline.training.loop.certification import Certification
@@ -84,7 +83,7 @@ class GrowthCertification(Certification):
         if self.due:
             source, growth = self._of.source, self._of.growth
             # Not while a model is built: DeepSpeed partitions what any thread constructs by then.
-            self._compared = begin_on_first_rank(lambda: compare(source, growth.plan, growth.target))
+            self._compared = distributed.begin_on_first_rank(lambda: compare(source, growth.plan, growth.target))
             self._in_training = self._measure()
 
     def finish(self) -> None:

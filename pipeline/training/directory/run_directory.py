@@ -85,8 +85,8 @@ class RunDirectory(RunPaths):
                 f"{made.origin}: belongs to another run than {self.path} (run id {made.id}, started in {made.recipe.run_dir}, "
                 f"and not {own.id}); move it away, or start from it in another run_dir, by source.path={made.origin}"
             )
-        for begun in (own,) if made is None else (own, made):
-            begun.check(recipe, ds_config, saved)
+        for settings in (own,) if made is None else (own, made):
+            settings.check(recipe, ds_config, saved)
         known = own if made is None else own.completed(made)
         remarks += [*known.rounding(recipe, ds_config), *known.drawing(recipe, saved)]
         self._recorded, self._id = known.data, known.id
@@ -173,7 +173,7 @@ class RunDirectory(RunPaths):
         """Return what `claim` recorded, if the run was started, as `check` found it."""
         return self._recorded
 
-    def begun_annealing(self, number: int, saved: CheckpointMetadata | None) -> int | None:
+    def annealing_steps(self, number: int, saved: CheckpointMetadata | None) -> int | None:
         """Return the steps over which a growth that the run has been through by a checkpoint anneals its norms.
 
         None where the growth is still to come. Raises UserError where the checkpoint does not say it, being of an older

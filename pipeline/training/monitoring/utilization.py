@@ -9,11 +9,9 @@ from dataclasses import asdict, dataclass
 import torch
 from deepspeed.accelerator import get_accelerator
 
-from pipeline.flops.peaks import Peak, find_peak
+from pipeline.flops.peaks import TERA, Peak, find_peak
 from pipeline.runs.records import StepRecord
 from pipeline.training import distributed
-
-TERA = 10**12
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,7 +147,7 @@ def annealed(
         if growth.plan.growth.norm_statistics == "weighted":
             if growth.phase.growth.width == "auto":
                 # A stage that is lengthened since must not anneal once more what is annealed.
-                steps = directory.begun_annealing(growth.phase.number, saved) or min(annealed, end - begin)
+                steps = directory.annealing_steps(growth.phase.number, saved) or min(annealed, end - begin)
                 growth = growth if steps == annealed else replace(growth, plan=growth.plan.annealed_over(steps))
             elif end - begin < annealed:
                 raise UserError(

@@ -23,7 +23,6 @@ from pipeline.growth.inspection import inspect
 from pipeline.growth.state import Source
 from pipeline.recipe import Recipe
 from pipeline.training import distributed
-from pipeline.training.background import begin_on_first_rank
 from pipeline.training.directory.checkpoints import CheckpointMetadata
 from pipeline.training.directory.run_directory import RunDirectory
 from pipeline.training.ds_config import compute_dtype, sequence_parallel_size
@@ -95,7 +94,7 @@ class _Request:
     saved: CheckpointMetadata | None
     world_size: int
 
-    def source(self, place: Path | None, part: int, parts: int, *, begun: bool, preview: bool = False) -> Source | None:
+    def source(self, place: Path | None, part: int, parts: int, *, started: bool, preview: bool = False) -> Source | None:
         """Return the source where it is given, in `place`; what needs no text is looked at before the text is prepared.
 
         Of `parts` processes that call it together each compares its `part` of a checkpoint with its digests. In a `preview`
@@ -106,7 +105,7 @@ class _Request:
             raise UserError("attn_implementation: flash_attention_2 needs the package flash-attn and a GPU it knows; use sdpa")
         given = given_source(recipe, place, part, parts, preview=preview)
         # A run that goes on has its text, and needs no tokenizer to prepare it with.
-        tokenizer = None if begun else known_tokenizer(recipe, given)
+        tokenizer = None if started else known_tokenizer(recipe, given)
         vocabulary, eos_id = known_vocabulary(recipe, tokenizer)
         # A vocabulary that is not known yet is taken to be as small as can be.
         source = source_config(recipe, given, vocabulary or 1, eos_id)
@@ -169,13 +168,13 @@ def prepare_run(
     """
     part, parts = distributed.rank(), distributed.world_size()
     place = downloaded(recipe)
-    begun = distributed.on_first_rank(lambda: directory.recorded_data() is not None)
+    started = distributed.on_first_rank(lambda: directory.recorded_data() is not None)
     request = _Request(recipe, ds_config, directory, saved, parts)
-    given = distributed.on_every_rank(lambda: request.source(place, part, parts, begun=begun))
+    given = distributed.on_every_rank(lambda: request.source(place, part, parts, started=started))
     digest = None
     # A run that goes on from a checkpoint reads nothing of what it began with.
     if given is not None and saved is None:
-        digest = begin_on_first_rank(partial(inspect, given.state, str(given.directory)))
+        digest = distributed.begin_on_first_rank(partial(inspect, given.state, str(given.directory)))
 
     def provide(config: DataPrepConfig) -> PreparedData:
         if digest is not None:
@@ -213,10 +212,10 @@ def preview_run(
     Where the text is not prepared it is less than a PlannedOnText. `corpus_tokens` stands for text that is not looked at.
     """
     # Alone: no other rank reads the rest of a checkpoint.
-    begun = directory.recorded_data() is not None
+    started = directory.recorded_data() is not None
     place = source_place(recipe, weights=False)
     request = _Request(recipe, ds_config, directory, saved, world_size)
-    given = request.source(place, part=0, parts=1, begun=begun, preview=True)
+    given = request.source(place, part=0, parts=1, started=started, preview=True)
     if given is not None and not given.without_weights:
         inspect(given.state, str(given.directory))
     if corpus_tokens is None:

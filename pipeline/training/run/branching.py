@@ -112,17 +112,17 @@ def branch_off(
     newest = checkpoints.newest() if its.checkpoints.is_dir() else None
     if newest is None or newest.run is None:
         raise UserError(f"--branch_from: {origin}: no run directory with a checkpoint; name one that launch/pretrain.py wrote")
-    begun = CheckpointSettings.of(newest.run, str(origin))
-    for key in differing(same_run(begun.ds_config), same_run(ds_config)):
+    made = CheckpointSettings.of(newest.run, str(origin))
+    for key in differing(same_run(made.ds_config), same_run(ds_config)):
         raise UserError(
             f"--branch_from: {origin}: was trained with another {key} in the DeepSpeed configuration; leave --branch_from out"
         )
     with without_messages():
         mine, other = (
             Course(one, preview_run(one, ds_config, place, world_size, None, saved))
-            for one, place, saved in ((recipe, directory, None), (begun.recipe, RunDirectory(origin), newest))
+            for one, place, saved in ((recipe, directory, None), (made.recipe, RunDirectory(origin), newest))
         )
-    if not isinstance(mine.planned, PlannedOnText) or mine.planned.data.manifest.fingerprint != begun.data["fingerprint"]:
+    if not isinstance(mine.planned, PlannedOnText) or mine.planned.data.manifest.fingerprint != made.data["fingerprint"]:
         raise UserError(
             f"--branch_from: {origin}: was trained on other text than the recipe's, or on shards that are elsewhere; name "
             "its shards as data.shards"
@@ -139,7 +139,7 @@ def branch_off(
             f"--branch_from: {origin}: its guard went back {saved.rewinds} times and left text out, so that its steps are not "
             "those of this run; name a run that did not go back, or leave --branch_from out"
         )
-    for remark in begun.rounding(recipe, ds_config):
+    for remark in made.rounding(recipe, ds_config):
         logger.info(remark)
     _adopt(
         its, its.checkpoints / saved.tag, saved, saved.run or newest.run, course=mine, ds_config=ds_config, directory=directory
@@ -151,13 +151,13 @@ def _adopt(
     its: RunPaths,
     checkpoint: Path,
     saved: CheckpointMetadata,
-    begun: RunRecord,
+    made: RunRecord,
     course: Course,
     ds_config: dict[str, Any],
     directory: RunDirectory,
 ) -> None:
     # Without a checkpoint, which comes last, all of this is done again.
-    data = directory.claim(course.recipe, ds_config, begun["data"])
+    data = directory.claim(course.recipe, ds_config, made["data"])
     phases = [phase for phase in course.recipe.phases if phase.number <= saved.phase]
     stages = {GROWN_STAGE, *(phase.name for phase in phases), *(stage.name for phase in phases for stage in phase.stages)}
     records = (
@@ -174,13 +174,13 @@ def _adopt(
         if taken:
             lines.flush()
     directory.lost.unlink(missing_ok=True)
-    certificates = begun["certificates"][: saved.phase]
+    certificates = made["certificates"][: saved.phase]
     for number, certificate in enumerate(certificates, 1):
         write_json(directory.certificate(number), certificate)
     if saved.phase > 0 and its.source_model.is_dir():
         shutil.copytree(its.source_model, directory.source_model, dirs_exist_ok=True)
     run: RunRecord = {
-        **begun,
+        **made,
         "recipe": course.recipe.model_dump(mode="json"),
         "ds_config": cast(DsConfigRecord, without_monitors(ds_config)),
         "data": data,

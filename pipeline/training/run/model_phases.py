@@ -21,7 +21,6 @@ from pipeline.growth.state import OptimizerState, Source, State
 from pipeline.growth.weighted_norms import WeightedNorms
 from pipeline.recipe import ModelPhase
 from pipeline.training import distributed
-from pipeline.training.background import begin_on_first_rank
 from pipeline.training.certifying.certifying import Certifying
 from pipeline.training.certifying.measure import Text
 from pipeline.training.directory.checkpoints import CheckpointMetadata
@@ -100,7 +99,7 @@ def _begun(
     if phase.number == 0:
         return _build(run, 0, source.state, None), Certification()
     # Read beside the building, which reads it too.
-    digest = digest or begin_on_first_rank(lambda: inspect(source.state, str(source.directory)))
+    digest = digest or distributed.begin_on_first_rank(lambda: inspect(source.state, str(source.directory)))
     growth = _with_gates(run, loop, run.prepared.growths[phase.number - 1], source)
     for reason in (*growth.plan.remarks, *growth.plan.choices):
         logger.info(reason)
