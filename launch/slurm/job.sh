@@ -73,7 +73,7 @@ run() {
     2 | 77) exit 2 ;;
     # Saved, or ended by USR1 itself (128 + 10) before it could listen, when there was nothing to save. Whoever sent the
     # signal: a preemption with a grace time tells the tasks alone, and a node that comes back after the job was requeued
-    # may be told late to end what it had of it.
+    # may be asked late to end its tasks.
     75 | 138)
         requeue "stopped at a signal"
         exit 75

@@ -18,7 +18,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
 cache=${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/growth-$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}
 export TORCH_EXTENSIONS_DIR=$cache/torch_extensions TRITON_CACHE_DIR=$cache/triton TORCHINDUCTOR_CACHE_DIR=$cache/inductor
 
-# Slurm signals this shell alone (proctrack/cgroup) or Python too (linuxproc, pgid): passed on, the signal is heard in either
+# Slurm signals this shell alone (proctrack/cgroup) or Python too (linuxproc, pgid): passed on, the signal arrives in either
 # case, and one that comes twice within seconds is one request (pipeline/training/signals.py).
 asked= python=
 relay() {

@@ -29,7 +29,7 @@ def find_directory(name: str, revision: str | None, absent: str, *, weights: boo
     from pipeline.common.hub_download import download
 
     snapshot = download(name, revision, absent, [*_DESCRIPTION, *(_WEIGHTS[0] if weights else [])])
-    if weights and not _has(snapshot, _WEIGHTS[0]):
+    if weights and not any(any(snapshot.glob(pattern)) for pattern in _WEIGHTS[0]):
         # By its commit: the branch may move in between.
         snapshot = download(name, commit_of(snapshot), absent, [*_DESCRIPTION, *_WEIGHTS[1]])
     return snapshot
@@ -50,7 +50,3 @@ def _repository(directory: Path) -> str | None:
     """The name of the model whose snapshot this is, by the layout of the cache: models--OWNER--NAME/snapshots/COMMIT."""
     kind, *name = directory.parent.parent.name.split("--")
     return "/".join(name) if kind == "models" and name and directory.parent.name == "snapshots" else None
-
-
-def _has(directory: Path, patterns: list[str]) -> bool:
-    return any(any(directory.glob(pattern)) for pattern in patterns)

@@ -211,7 +211,7 @@ class GrowthPlan:
         if name not in self.index_maps:
             return self.initial[name]
         own, following, maps = self._made_of(tensor, state)
-        wide = torch.promote_types(_dtype_of(own), dtype)
+        wide = torch.promote_types(own.rows(0, 1).dtype, dtype)
         # What is scaled is the gain itself, which the model makes of what is stored; what is copied stays as it is.
         offset = 0.0 if all(each.is_identity for each in self.index_maps[name]) else tensor.offset
         initial: Blocks = self.initial[name]
@@ -307,11 +307,6 @@ def _summed(state: Mapping[str, MeasuredTensor], weights: Mapping[str, float]) -
     """Return the weighted sum of tensors, or the one of which there is no other."""
     weighted = [(state[name], weight) for name, weight in weights.items()]
     return weighted[0][0] if len(weighted) == 1 else MeasuredTensor(AveragedRows(weighted))
-
-
-def _dtype_of(tensor: Rows) -> torch.dtype:
-    """The dtype that a tensor's rows come in."""
-    return tensor.rows(0, 1).dtype
 
 
 def branch_writers(branch: Branch) -> list[str]:

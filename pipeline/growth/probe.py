@@ -119,7 +119,9 @@ class _Model:
     @torch.no_grad()
     def outputs(self, tokens: torch.Tensor, positions: torch.Tensor | None = None, meter: Meter | None = None) -> ModelOutput:
         """Return what it gives of these tokens in float64; a grown one as its training begins, weighted norms included."""
-        state, input_ids = self.state if meter is None else _watched(self.state, meter), self.ids[tokens]
+        input_ids, state = self.ids[tokens], self.state
+        if meter is not None:
+            state = {name: _WatchedRows(tensor, meter) for name, tensor in state.items()}
         model = streamed_model(self.family, self.config, state, torch.float64)
         if self.grown and self.plan.growth.norm_statistics == "weighted":
             residual, steps = self.plan.maps[RESIDUAL], self.plan.growth.norm_anneal_steps
@@ -177,10 +179,6 @@ class _WatchedRows:
         rows = self._tensor.rows(start, stop)
         self._meter.advance(rows.numel())
         return rows
-
-
-def _watched(state: State, meter: Meter) -> State:
-    return {name: _WatchedRows(tensor, meter) for name, tensor in state.items()}
 
 
 def elements(state: State) -> int:

@@ -34,7 +34,8 @@ def rules(question: Question, kinds: list[Kind]) -> list[Rule]:
     stacked = [kind for kind in deeper if kind.section["depth"] == "stack"]
     kind = next((kind for kind in stacked if kind.section == _STACKED), [*stacked, *deeper][0])
     layers = question.target.sizes["num_hidden_layers"]
-    by_depth = {size.sizes["num_hidden_layers"]: size for size in question.smaller if _only_shallower(size, question.target)}
+    shallower = [size for size in question.smaller if set(question.target.beyond(size)) == {"num_hidden_layers"}]
+    by_depth = {size.sizes["num_hidden_layers"]: size for size in shallower}
     found = []
     if (size := by_depth.get(layers // 4)) is not None:
         found.append(_stacked(question, size, kind))
@@ -69,7 +70,3 @@ def _same_tokens(name: str, question: Question, size: Size, kind: Kind, share: f
     first = round(share * question.steps)
     schedule = Schedule((size, question.target), (first, question.steps - first), (kind,))
     return Rule(name, schedule, 1 - schedule.flops / question.scratch_flops)
-
-
-def _only_shallower(size: Size, target: Size) -> bool:
-    return set(target.beyond(size)) == {"num_hidden_layers"}

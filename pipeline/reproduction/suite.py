@@ -140,9 +140,8 @@ class Suite(StrictModel):
             raise ValueError(f"{where}.recipe.stages: a `share` is one of the suite's `steps`; say how many these are")
         absent = [horizon for horizon in method.horizons or [] if horizon not in self.horizons]
         if absent or (name == self.baseline and method.horizons is not None):
-            raise ValueError(
-                f"{where}.horizons: some of the suite's are expected, {_listed(self.horizons)}, and all of them of the baseline"
-            )
+            suites = ", ".join(f"{horizon:g}" for horizon in self.horizons)
+            raise ValueError(f"{where}.horizons: some of the suite's are expected, {suites}, and all of them of the baseline")
         if method.rates is not None and (self.sweep != "each" or len(method.rates) != len(self.rates)):
             raise ValueError(
                 f"{where}.rates: with `sweep: each` a method may have {len(self.rates)} own rates, as many as all others"
@@ -157,10 +156,6 @@ class Suite(StrictModel):
             if self.saved_at != "end" and getattr(self, key) != alone:
                 raise ValueError(f"{key}: others than {alone} go with `saved_at: end`")
         return self
-
-
-def _listed(horizons: list[float]) -> str:
-    return ", ".join(f"{horizon:g}" for horizon in horizons)
 
 
 def load_suite(path: Path) -> Suite:

@@ -91,7 +91,7 @@ class Tasks:
             method.title: [
                 replace(
                     self._method(
-                        f"{name}{_of_horizon(horizon)}{_of_length(length)}-seed{seed}",
+                        f"{name}{_suffix(horizon, length)}-seed{seed}",
                         name,
                         method,
                         seed,
@@ -174,12 +174,8 @@ def _instead(data: Patch, own: Patch) -> Patch:
     return {key: value for key, value in data.items() if key not in replaced} | own
 
 
-def _of_horizon(horizon: float) -> str:
-    return "" if horizon == 1 else f"-x{horizon:g}"
-
-
-def _of_length(length: float | None) -> str:
-    return "" if length is None else f"-at{length:g}"
+def _suffix(horizon: float, length: float | None) -> str:
+    return ("" if horizon == 1 else f"-x{horizon:g}") + ("" if length is None else f"-at{length:g}")
 
 
 def swept_losses(sweep: Sweep) -> dict[float, list[float]]:
