@@ -73,9 +73,12 @@ def load(path: Path) -> dict[str, Any]:
         # torch's general advice stands in front.
         reason = str(error).rpartition("WeightsUnpickler error: ")[2]
         what = f"it names {found[1]}" if found else one_line(reason)
-        raise UserError(f"{path}: holds more than tensors and plain values, and is not opened ({what})") from None
+        raise UserError(
+            f"{path}: holds more than tensors and plain values ({what}), and is not opened; name a directory that "
+            "save_pretrained has written"
+        ) from None
     except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
         raise UserError(f"{path}: damaged, or not a file of a checkpoint ({one_line(error)}); copy it again") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: not a file of a DeepSpeed checkpoint; it holds {type(content).__name__}")
+        raise UserError(f"{path}: a {type(content).__name__}, and no file of a DeepSpeed checkpoint; copy it again")
     return content

@@ -24,6 +24,8 @@ RANK_OPTIMIZER_STATES = "zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
 BF16 = "bf16_"
 """What some of DeepSpeed's optimizers write in front of that."""
 
+_AGAIN = "copy it again, or save it with that version"
+
 _OTHER_LAYOUTS = {
     re.compile(r".*mp_rank_(?!00)\d+_(model|optim)_states\.pt"): "tensor-parallel ranks",
     re.compile(r"layer_\d+-model_\d+-model_states\.pt"): "pipeline-parallel ranks",
@@ -59,7 +61,7 @@ def read_parameters(directory: Path) -> dict[str, Parameter]:
     try:
         held = _read_ranks(directory, path)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{path}: not a checkpoint as DeepSpeed 0.19 writes them ({type(error).__name__}: {error})") from None
+        raise UserError(f"{path}: not a checkpoint of DeepSpeed 0.19 ({type(error).__name__}: {error}); {_AGAIN}") from None
     for name, parameter in held.items():
         if parameter.end != math.prod(parameter.shape):
             raise UserError(
@@ -108,8 +110,9 @@ def _read_ranks(directory: Path, path: Path) -> dict[str, Parameter]:
             else:
                 _take_stage_1_or_2(file, held, saved)
         except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise UserError(f"{file}: not an optimizer file as DeepSpeed 0.19 writes them ({reason})") from None
+            raise UserError(
+                f"{file}: not an optimizer file of DeepSpeed 0.19 ({type(error).__name__}: {error}); {_AGAIN}"
+            ) from None
     (stage,) = stages
     return held | _read_untrained(directory, model, held, ranks, stage) | _read_buffers(model)
 
@@ -193,7 +196,9 @@ def _read_whole(path: Path, model: dict[str, Any]) -> dict[str, Parameter]:
         masters = saved["fp32_groups"][number] if "fp32_groups" in saved else [model["module"][name] for name in group["names"]]
         for name, place, weights in zip(group["names"], group["params"], masters, strict=True):
             if weights.dtype != torch.float32:
-                raise UserError(f"{path}: tensor {name!r} is {weights.dtype} without a float32 master; ZeRO stage 1 keeps one")
+                raise UserError(
+                    f"{path}: tensor {name!r} is {weights.dtype}, without a float32 master; save it with ZeRO stage 1"
+                )
             held[name] = Parameter(weights.shape)
             held[name].add(weights.detach().flatten(), 0, weights.numel(), optimizer["state"].get(place, {}))
     return held | _read_buffers(model)

@@ -92,7 +92,7 @@ class LanguageModel:
         if tuple(tensor.shape) != self._shapes[name]:
             raise UserError(
                 f"{path}: tensor {published!r} has shape {tuple(tensor.shape)} where {self._said_in} makes it "
-                f"{self._shapes[name]}"
+                f"{self._shapes[name]}; put the model's own config.json there"
             )
         self.tensors[name] = tensor
         self._prefixed |= self._base in published

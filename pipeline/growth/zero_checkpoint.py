@@ -24,6 +24,7 @@ from pipeline.growth.untrusted_weights import forget_stale
 
 PROGRESS = "progress.json"
 """The file with a checkpoint's metadata."""
+_FITTING = "copy the checkpoint again with its own config.json"
 
 
 def open_zero_checkpoint(
@@ -148,9 +149,12 @@ def _check_norms(path: Path) -> None:
 def _check(directory: Path, family: Family, shapes: Mapping[str, tuple[int, ...]], held: Mapping[str, Parameter]) -> None:
     for name, shape in shapes.items():
         if name not in held:
-            raise UserError(f"{directory}: tensor {name!r} is missing, though config.json makes it part of the model")
+            raise UserError(
+                f"{directory}: tensor {name!r} is missing, though config.json makes it part of the model; {_FITTING}"
+            )
         if held[name].shape != shape:
-            raise UserError(f"{directory}: tensor {name!r} has shape {held[name].shape} where config.json makes it {shape}")
+            found = f"shape {held[name].shape} where config.json makes it {shape}"
+            raise UserError(f"{directory}: tensor {name!r} has {found}; {_FITTING}")
     for name in held:
         if name not in shapes:
-            raise UserError(f"{directory}: tensor {name!r} is unknown to family {family.name}")
+            raise UserError(f"{directory}: tensor {name!r} is unknown to family {family.name}; {_FITTING}")
