@@ -148,6 +148,20 @@ def launch(tmp_path_factory):
     launcher.end()
 
 
+def latest(run_dir) -> str:
+    """The tag of a run's newest checkpoint."""
+    return (run_dir / "checkpoints" / "latest").read_text().strip()
+
+
+def wait_for(condition, run, timeout: float = 120) -> None:
+    """Wait until something is so while a run goes on."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert run.process.poll() is None, "".join(run.process.communicate())
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 def write_recipe(directory: Path, prepared: PreparedData, family: str = "gpt2", **changes: object) -> Path:
     """Write a toy recipe into `directory`: 8 steps of a source, 6 of sub-models, 8 of the full model."""
     content = {

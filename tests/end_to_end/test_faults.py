@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from pipeline.training.signals import EXIT_STOPPED
-from tests.end_to_end.conftest import FP32, write_recipe
+from tests.end_to_end.conftest import FP32, latest, wait_for, write_recipe
 from tests.forked import Program
 
 STEPS = 22
@@ -26,18 +26,6 @@ def _ranks(run) -> list[psutil.Process]:
         return psutil.Process(run.process.pid).children()
     children = psutil.Process(run.process.pid).children(recursive=True)
     return [child for child in children if "pretrain.py" in "".join(child.cmdline()[2:3])]
-
-
-def _latest(run_dir) -> str:
-    return (run_dir / "checkpoints" / "latest").read_text().strip()
-
-
-def _wait_for(condition, run, timeout: float = 120) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert run.process.poll() is None, "".join(run.process.communicate())
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 # --- kill -9 --------------------------------------------------------------------------------------
@@ -76,7 +64,7 @@ def test_killed_at_a_random_instant_and_started_again_the_losses_are_the_undistu
     killed = launch(path, ranks=2, deepspeed=victim == "launcher")
     partial = killed.run_dir / "checkpoints" / f"step-{step:08d}.partial"
     if doing == "saving":
-        _wait_for(lambda: partial.exists() or partial.with_suffix("").exists(), killed)
+        wait_for(lambda: partial.exists() or partial.with_suffix("").exists(), killed)
     else:
         killed.wait_for_step(step)
     time.sleep(delay)
@@ -144,7 +132,7 @@ def test_a_rank_killed_alone_while_it_prepares_text_leaves_no_lock(launch, recip
     }
     path = recipe(data=data)
     killed = launch(path)
-    _wait_for(lambda: len(psutil.Process(killed.process.pid).children()) >= 2, killed)
+    wait_for(lambda: len(psutil.Process(killed.process.pid).children()) >= 2, killed)
     os.kill(killed.process.pid, signal.SIGKILL)
     killed.process.wait()
     refused = launch(path, "target.hidden_size=16").wait()
@@ -179,7 +167,7 @@ def test_ranks_whose_launcher_is_killed_save_and_end(launch, recipe, tmp_path):
     os.kill(orphaned.process.pid, signal.SIGTERM)
     _, alive = psutil.wait_procs(ranks, timeout=60)
     assert not alive
-    saved = json.loads((orphaned.run_dir / "checkpoints" / _latest(orphaned.run_dir) / "progress.json").read_text())
+    saved = json.loads((orphaned.run_dir / "checkpoints" / latest(orphaned.run_dir) / "progress.json").read_text())
     assert saved["step"] >= 10
     assert saved["step"] == (orphaned.run_dir / "metrics.jsonl").read_text().count("\n")
 
@@ -203,7 +191,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(undisturbed, 
     shutil.copytree(undisturbed.run_dir, tmp_path / "run")
     (tmp_path / "run" / "summary.json").unlink()
     checkpoints = tmp_path / "run" / "checkpoints"
-    assert _latest(tmp_path / "run") == "step-00000022"
+    assert latest(tmp_path / "run") == "step-00000022"
     file = next((checkpoints / "step-00000022").glob("*optim_states.pt"))
     damage(file)
     resumed = launch(recipe()).wait()
@@ -266,7 +254,7 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint_whole(undisturbed, laun
     assert "the checkpoint of step 10 could not be written; free disk space for the next one" in failed.output
     assert len(failed.metrics) == 14, "training went on to the end of the stage"
     assert "could not be written; free disk space" in failed.error and failed.error.count("\n") == 1
-    assert _latest(tmp_path / "full") == "step-00000008", "the source's smaller checkpoints fit"
+    assert latest(tmp_path / "full") == "step-00000008", "the source's smaller checkpoints fit"
     assert {p.name for p in checkpoints.glob("step-*")} == {"step-00000005", "step-00000008"}
     resumed = launch(path, override).wait()
     assert resumed.status == 0, resumed.error

@@ -4,7 +4,6 @@ import json
 import shutil
 import signal
 import socket
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from data_prep.manifest import HELDOUT, PreparedData
 from data_prep.shards import bin_path
 from pipeline.flops.ledger import Ledger
-from tests.end_to_end.conftest import FP32, ROOT
+from tests.end_to_end.conftest import FP32, ROOT, latest, wait_for
 
 SOURCE, SUBMODELS, FULL = 8, 6, 8
 STEPS = SOURCE + SUBMODELS + FULL
@@ -133,10 +132,6 @@ def test_a_vocabulary_that_grows_leaves_the_measured_loss_and_logits(launch, rec
     assert seen["source_loss"] == pytest.approx(_heldout_loss(exported, finished), rel=1e-5)
 
 
-def _latest(run_dir) -> str:
-    return (run_dir / "checkpoints" / "latest").read_text().strip()
-
-
 def test_a_lengthened_stage_goes_on_and_any_other_change_is_refused(undisturbed, launch, recipe, tmp_path):
     path = recipe()
     shutil.copytree(undisturbed.run_dir, tmp_path / "run")
@@ -227,7 +222,7 @@ def test_a_lengthened_source_is_exported_anew(undisturbed, launch, recipe, tmp_p
     wait_for(lambda: (tmp_path / "run" / "source_model").exists(), first)
     first.kill()
     assert (
-        json.loads((tmp_path / "run" / "checkpoints" / _latest(tmp_path / "run") / "progress.json").read_text())["step"]
+        json.loads((tmp_path / "run" / "checkpoints" / latest(tmp_path / "run") / "progress.json").read_text())["step"]
         == SOURCE
     )
     longer = launch(recipe(), "source.steps=10").wait()
@@ -246,14 +241,6 @@ def test_the_shipped_deepspeed_configurations_run_and_resume(launch, recipe, tmp
     assert resumed.status == 0, resumed.error
     assert "going on from step 22" in resumed.output
     assert len(resumed.losses) == STEPS + 2
-
-
-def wait_for(condition, run, timeout: float = 120) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert run.process.poll() is None, "".join(run.process.communicate())
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 INSTANTS = [

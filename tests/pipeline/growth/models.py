@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-from pipeline.families import FAMILIES, PAIR_FAMILIES, family_of, graph_of, target_config
+from pipeline.families import FAMILIES, PAIR_FAMILIES, Family, family_of, graph_of, target_config
 from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.offline import OfflineGrowth, Request
@@ -27,12 +27,17 @@ FAMILY_NAMES = (*PRE_LAYER_NORM, *POST_LAYER_NORM, *RMS_NORM)
 OTHERS = ("distilbert", "modernbert")
 
 
+def family_named(name: str) -> Family:
+    """Return a family; "bert with pairs" is BERT with its head on sentence pairs."""
+    return PAIR_FAMILIES["bert"] if name == "bert with pairs" else FAMILIES[name]
+
+
 def small_model(
     family: str, *, tied: bool = True, hidden: int = 32, layers: int = 3, ffn: int | None = None
 ) -> PreTrainedModel:
     """Return a model in float64 with heads of 8, two to a key-value head where they are grouped; no gain or bias is trivial."""
     torch.manual_seed(11)
-    table = PAIR_FAMILIES["bert"] if family == "bert with pairs" else FAMILIES[family]
+    table = family_named(family)
     heads = hidden // HEAD
     keys = {
         "hidden_size": hidden,

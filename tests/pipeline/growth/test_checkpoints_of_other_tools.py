@@ -7,16 +7,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.common.errors import UserError
-from pipeline.families import FAMILIES, PAIR_FAMILIES, read_config
+from pipeline.families import read_config
 from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.sources import open_source
 from pipeline.growth.trainer_checkpoints import trainer_remarks
 from pipeline.growth.zero_files import TAG, write_zero3
-from tests.pipeline.growth.models import FAMILY_NAMES, small_model
-
-
-def family_named(name):
-    return PAIR_FAMILIES["bert"] if name == "bert with pairs" else FAMILIES[name]
+from tests.pipeline.growth.models import FAMILY_NAMES, family_named, small_model
 
 
 def own_head(tensors, family):

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from pipeline.families import FAMILIES, PAIR_FAMILIES
+from pipeline.families import FAMILIES
 from pipeline.growth import streaming
 from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.huggingface import MappedTensor
@@ -15,15 +15,11 @@ from pipeline.growth.output_matrix import settle_output
 from pipeline.growth.probe import probe
 from pipeline.growth.sources import open_source
 from tests.pipeline.growth.directories import as_bin, in_shards
-from tests.pipeline.growth.models import FAMILY_NAMES, offline, small_model, tokens, without_casts
+from tests.pipeline.growth.models import FAMILY_NAMES, family_named, offline, small_model, tokens, without_casts
 
 ENCODERS = ("bert", "bert with pairs", "roberta")
 ROUNDING = 1e-10
 """Both sides compute the same numbers in float64, in another order."""
-
-
-def family_named(name):
-    return PAIR_FAMILIES["bert"] if name == "bert with pairs" else FAMILIES[name]
 
 
 def saved(directory, name, *, said, change, form="safetensors"):

@@ -81,6 +81,7 @@ def test_a_batch_is_refused_by_where_it_is_named(resolve, tmp_path):
             resolve(config, *words, ranks=3)
 
 
+ZERO3, BF16 = {"zero_optimization": {"stage": 3}}, {"bf16": {"enabled": True}}
 OPTIMIZER_ON_DISK = {"device": "nvme", "nvme_path": "disk"}
 
 
@@ -109,20 +110,7 @@ OPTIMIZER_ON_DISK = {"device": "nvme", "nvme_path": "disk"}
         ({"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu", "ratio": 0.5}}}, "offload_optimizer.ratio"),
         ({"bf16": {"enabled": True, "bf16_master_weights_and_grads": True}}, "masters are float32"),
         ({"fp16": {"enabled": True, "fp16_master_weights_and_grads": True}}, "masters are float32"),
-    ],
-)
-def test_what_cannot_be_had_is_refused_by_key(resolve, config, words):
-    with pytest.raises(UserError, match=r"ds\.json: ") as refusal:
-        resolve(config)
-    assert words in str(refusal.value)
-
-
-ZERO3, BF16 = {"zero_optimization": {"stage": 3}}, {"bf16": {"enabled": True}}
-
-
-@pytest.mark.parametrize(
-    ("config", "words"),
-    [
+        # What DeepSpeed itself refuses.
         (BF16 | {"fp16": {"enabled": True}}, "bf16.enabled and fp16.enabled are both true; set one of them to false"),
         ({"communication_data_type": "int8"}, "communication_data_type: Input should be 'fp32', 'bf16' or 'fp16'"),
         ({"communication_data_type": 16}, "communication_data_type: Input should be"),
@@ -183,7 +171,7 @@ ZERO3, BF16 = {"zero_optimization": {"stage": 3}}, {"bf16": {"enabled": True}}
         ({"tensorboard": {"enabled": "perhaps"}}, "tensorboard.enabled: Input should be a valid boolean"),
     ],
 )
-def test_what_deepspeed_itself_refuses_is_refused_by_key(resolve, config, words):
+def test_what_cannot_be_had_or_deepspeed_refuses_is_refused_by_key(resolve, config, words):
     with pytest.raises(UserError, match=r"ds\.json: ") as refusal:
         resolve(config)
     assert words in str(refusal.value)
