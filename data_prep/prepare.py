@@ -165,7 +165,7 @@ def _begin(plan: Plan, root: Path) -> None:
     """Freeze the plan. What was done for the same plan stays, what was done for another one goes."""
     if (root / PLAN).exists() and read_plan(root / PLAN).digest != plan.digest:
         # Work files stay until the end: no record of another plan passes for one of this. Until the plan is written the
-        # mark of the refusal stands, so that after a kill in between it is begun once more.
+        # mark of the refusal stands, so that after a kill in between it starts once more.
         for made in (SHARDS, TOKENIZER, TEXT):
             shutil.rmtree(root / made, ignore_errors=True)
     write_plan(root / PLAN, plan)

