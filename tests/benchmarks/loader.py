@@ -116,11 +116,11 @@ def write_shards(directory: Path, count: int, tokens: int) -> Path:
     return folder
 
 
-def loading(directory: Path, kind: str, length: int, seconds: float, *, apart: bool = False) -> float:
+def loading(directory: Path, kind: str, length: int, seconds: float, *, within_documents: bool = False) -> float:
     """Return the loader's tokens a second, from shards on disk in shuffled order."""
     wanted = objective(kind, length)
     shards = [Shard(path.with_suffix("")) for path in sorted(directory.glob("*.idx"))]
-    loaded = batches(shards, wanted, within_documents=apart)
+    loaded = batches(shards, wanted, within_documents=within_documents)
     return tokens_per_second(
         lambda step: loaded.training(np.arange(step * _SEQUENCES, (step + 1) * _SEQUENCES)), _SEQUENCES * length, seconds
     )
@@ -169,9 +169,9 @@ def reading(directory: Path, size: Size, out: Path | None) -> None:
     folders = [write_shards(directory, count, size.tokens) for count in size.shards]
     torch.set_num_threads(1)
     rows = []
-    for apart in (False, True):
-        rates = [loading(folder, "clm", 128, size.seconds, within_documents=apart) for folder in folders]
-        what = "documents kept apart" if apart else "documents packed"
+    for within_documents in (False, True):
+        rates = [loading(folder, "clm", 128, size.seconds, within_documents=within_documents) for folder in folders]
+        what = "documents kept separate" if within_documents else "documents packed"
         rows += [[f"{folder.name} shards, {what}", rate, rate / rates[0]] for folder, rate in zip(folders, rates, strict=True)]
     publish(
         out,

@@ -14,14 +14,14 @@ SCORED = 0.15
 """Of a masked model's positions."""
 
 
-def corpus(shards: Sequence, objective: Objective, name: str = "text", *, apart: bool = False) -> Corpus:
+def corpus(shards: Sequence, objective: Objective, name: str = "text", *, within_documents: bool = False) -> Corpus:
     """Return the windows of shards, in shuffled order."""
-    return Corpus(name, 1.0, WindowExamples(Windows(shards, *objective.window), objective, within_documents=apart))
+    return Corpus(name, 1.0, WindowExamples(Windows(shards, *objective.window), objective, within_documents=within_documents))
 
 
-def batches(shards: Sequence, objective: Objective, *, apart: bool = False) -> Batches:
+def batches(shards: Sequence, objective: Objective, *, within_documents: bool = False) -> Batches:
     """Return the batches of shards."""
-    return Batches([corpus(shards, objective, within_documents=apart)], 1)
+    return Batches([corpus(shards, objective, within_documents=within_documents)], 1)
 
 
 def ids_and_labels(kind: str, sequences: int, length: int, vocabulary: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,7 +10,7 @@ from pipeline.flops.ledger import Ledger
 POISONED = """
 import math, os, runpy, sys
 sys.path.insert(0, os.getcwd())
-import pipeline.training.loop.loop as loop
+import pipeline.training.loop.steps as loop
 from pipeline.data.batches import Batches
 
 first, end = FIRST, END

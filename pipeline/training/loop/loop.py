@@ -24,7 +24,7 @@ class Trainer:
         self.context = context
         self._certification = certification
         self.steps = Steps(phase, model, context)
-        self._between = BetweenSteps(phase, model, context, certification, self.steps)
+        self.between = BetweenSteps(phase, model, context, certification, self.steps)
 
     def train(self) -> float:
         """Run the steps that are left and return the last held-out loss.
@@ -42,11 +42,11 @@ class Trainer:
                     loss = self._train_stage(plan)
         finally:
             self.steps.close()
-        return self._between.evaluate(None) if loss is None else loss
+        return self.between.evaluate(None) if loss is None else loss
 
     def _train_stage(self, plan: StagePlan) -> float:
         """Run what is left of a stage; return the held-out loss at its end."""
-        context, steps, between = self.context, self.steps, self._between
+        context, steps, between = self.context, self.steps, self.between
         state, every = context.state, context.recipe.evaluation.every
         steps.begin_stage(plan)
         while True:

@@ -252,7 +252,7 @@ def test_the_class_makes_no_balancing_loss_of_its_own(asked):
         returned.append(trained.module(**inputs))
         return returned[-1]
 
-    TrainedModel(trained.family, trained.config, engine, optimizer=None, blocks={}).logits(ids())
+    TrainedModel(trained.family, trained.config, engine, optimizer=None, parameter_groups={}).logits(ids())
     assert returned[0].router_logits is None and returned[0].aux_loss is None
 
 

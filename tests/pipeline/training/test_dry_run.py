@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args, get_type_hints
 
 import pytest
@@ -265,7 +266,8 @@ def test_a_run_that_is_lengthened_anneals_its_norms_as_it_began(tmp_path):
 @pytest.mark.parametrize("origin", get_args(get_type_hints(Peak)["origin"]))
 def test_the_time_of_a_device_that_is_only_here_names_the_key_for_another(origin):
     device = Device("this CPU", torch.float32, Peak(1e11, origin))
-    line = next(DryRunPage(DryRun(load_recipe(QUICKSTART, []), {}, None, 1, 0.4, device, None, 0))._notes())
+    planned = SimpleNamespace(training_plan=SimpleNamespace(stages=()))
+    line = next(DryRunPage(DryRun(load_recipe(QUICKSTART, []), {}, planned, 1, 0.4, device, None, 0))._notes())
     assert ("(set flops.peak_tflops for another device)" in line) == (origin != "recipe")
     assert line.startswith("time ") and device.words in line
 
