@@ -109,5 +109,5 @@ def test_a_mixture_in_pieces_routes_in_float32_as_the_whole_one_does(directory, 
 
 def test_a_configuration_that_partitions_nothing_is_refused(tmp_path):
     (tmp_path / "zero1.json").write_text('{"zero_optimization": {"stage": 1}}')
-    with pytest.raises(UserError, match=r"zero1\.json: zero_optimization\.stage: 1 does not partition weights"):
+    with pytest.raises(UserError, match=r"zero1\.json: zero_optimization\.stage: stage 1 does not partition weights"):
         load_partitioning(tmp_path / "zero1.json", torch.float32)
