@@ -169,9 +169,9 @@ def build(*arguments):
     raise {error}("of one rank alone")
 
 def audit(event, arguments):
-    run = sys.modules.get("pipeline.training.run.pretraining")
-    if event == "open" and hasattr(run, "Run"):
-        run.Run._build = build
+    phases = sys.modules.get("pipeline.training.run.model_phases")
+    if event == "open" and hasattr(phases, "_build"):
+        phases._build = build
 
 if "SLURM_PROCID" in os.environ:
     sys.addaudithook(audit)
