@@ -130,7 +130,7 @@ def test_a_source_without_numbers_leaves_nothing(tmp_path):
 def test_what_is_there_is_not_replaced(tmp_path):
     (tmp_path / "grown").mkdir()
     (tmp_path / "grown" / "mine").touch()
-    with pytest.raises(UserError, match="grown: is there"):
+    with pytest.raises(UserError, match="grown: exists and is not an empty directory"):
         grow(gpt2(), tmp_path / "grown", hidden_size=64)
     if os.getuid():
         tmp_path.chmod(0o500)
