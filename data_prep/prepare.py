@@ -201,22 +201,22 @@ def _carry_out(plan: Plan, modified: dict[str, int], root: Path, workers: Worker
         check_cleaned(plan, cleaned)
     parts = DocumentParts(root, clean.parts(cleaned))
     deduplicated = dedupe_spans(job, plan, parts, deduplicate(job, plan, parts))
-    refine = Refine(plan, deduplicated.parts, deduplicated.fates)
+    refine = Refine(plan, deduplicated.parts, deduplicated.decisions)
     if refine.items():
         deduplicated = deduplicated.and_rewritten(refine, job.run(refine))
-    parts, fates = deduplicated.parts, deduplicated.fates
+    parts, decisions = deduplicated.parts, deduplicated.decisions
     if workers.rank == 0:
         check_splits(plan, cleaned, deduplicated)
     workers.barrier()
-    (tokenizer,) = job.run(ProvideTokenizer(plan, parts, fates))
+    (tokenizer,) = job.run(ProvideTokenizer(plan, parts, decisions))
     provided = ProvidedTokenizer.model_validate(tokenizer.counts)
     for remark in provided.remarks:
         logger.info("data: %s", remark)
-    tokenized = job.run(Tokenize(root, plan, parts, fates, cleaned, provided))
+    tokenized = job.run(Tokenize(root, plan, parts, decisions, cleaned, provided))
     if any((facts.counts.get("encoding") or {}).get("refused") for facts in tokenized):
         # Of what a library encodes one document in many is compared: one that was wrong in a part may be in all of them.
         logger.info("data: parts that a library encoded which was wrong in one are encoded again, by Hugging Face's")
-        again = Tokenize(root, plan, parts, fates, cleaned, provided, fast=False)
+        again = Tokenize(root, plan, parts, decisions, cleaned, provided, fast=False)
         if workers.rank == 0:
             for item in again.items():
                 job.forget(again, item, lambda counts: (counts.get("encoding") or {}).get("library") not in LIBRARIES)
@@ -227,7 +227,7 @@ def _carry_out(plan: Plan, modified: dict[str, int], root: Path, workers: Worker
         logger.info("data: %s", line)
     accepted = job.run(Accept(plan, provided.vocab_size))
     text = plan.config.cleaned_text
-    written = [] if text is None else job.run(WriteText(text, plan, parts, fates))
+    written = [] if text is None else job.run(WriteText(text, plan, parts, decisions))
     job.run(Verify(root, tokenized))
     if workers.rank == 0:
         finished = [tokenizer, *tokenized, *accepted, *written]

@@ -60,16 +60,18 @@ def check_cleaned(plan: Plan, cleaned: list[Facts]) -> None:
 
 def check_splits(plan: Plan, cleaned: list[Facts], deduplicated: Deduplicated) -> None:
     """Raise UserError where nothing is left to train on, or nothing is held out."""
-    parts, fates = deduplicated.parts, deduplicated.fates
-    for split, fate, shards, key in (
+    parts, decisions = deduplicated.parts, deduplicated.decisions
+    for split, decision, shards, key in (
         (TRAIN, KEPT_TRAIN, "shards", "files"),
         (HELDOUT, KEPT_HELDOUT, "heldout_shards", "heldout_fraction"),
     ):
         given = any(getattr(corpus, shards) for corpus in plan.config.corpora)
-        if not given and not any((fates.of(part) == fate).any() for part in parts):
+        if not given and not any((decisions.of(part) == decision).any() for part in parts):
             dropped = sum((Counter(facts.counts["dropped"]) for facts in [*cleaned, *deduplicated.rewritten]), Counter())
             for part in parts:
-                dropped.update(REASONS[fate] for fate in fates.of(part).tolist() if fate in (EXACT_COPY, NEAR_COPY))
+                dropped.update(
+                    REASONS[decision] for decision in decisions.of(part).tolist() if decision in (EXACT_COPY, NEAR_COPY)
+                )
             reasons = ", ".join(f"{reason}: {count}" for reason, count in dropped.items()) or "none"
             raise UserError(
                 f"corpora: no document is left for the {split} split, of {parts.documents} that passed cleaning (dropped: "
@@ -108,7 +110,7 @@ def write_summary(
     with Outputs(root) as outputs:
         shown = ((read.corpus, facts.counts.get("shown", {})) for read, facts in zip(plan.slices, cleaned, strict=True))
         dropped = dropped_examples(shown)
-        examples = [*deduplicated.fates.report(), *deduplicated.report(), *_contaminated(cleaned), *dropped]
+        examples = [*deduplicated.decisions.report(), *deduplicated.report(), *_contaminated(cleaned), *dropped]
         lines = (json.dumps(example, ensure_ascii=False) + "\n" for example in examples)
         outputs.path(REPORT).write_text("".join(lines), encoding="utf-8")
         for name, histogram in histograms.items():

@@ -15,20 +15,21 @@ from data_prep.storage.arrays import write_array
 from data_prep.text.document_parts import DocumentParts
 from pipeline.common.progress import Advance
 
-STAYERS = 1024
-"""Documents of a cluster that stay, and that a later one is compared with."""
+REPRESENTATIVES = 1024
+"""The most kept documents of a cluster that a later document is compared with."""
 
 
 class Choose:
     """Drops, of every cluster, the documents that are similar to one of it that stays.
 
-    In ascending order, a document stays unless its estimated similarity to one that stays is `threshold` or more: the
-    smallest always stays, and a chain of documents does not drop its far end. It is compared with STAYERS at most: where
-    more of a cluster stay, with those that stayed, or that a document was dropped for, last. Beyond that number two similar
-    documents may both stay, never one be dropped that has none; n documents take no more than STAYERS n comparisons.
+    Documents are taken in ascending order. One is kept unless its estimated similarity to a kept one is `threshold` or
+    more: the smallest is always kept, and a chain of documents does not drop its far end. It is compared with
+    REPRESENTATIVES kept ones at most. If a cluster keeps more, these are the ones that were kept last, or for which a
+    document was dropped last. Then two similar documents may both be kept, but none is dropped without a similar one that
+    is kept; n documents take at most REPRESENTATIVES n comparisons.
 
-    Memory: half of `memory_mib` for a batch's signatures, STAYERS more of them, and 56 bytes a document of the batch, which
-    is never less than a whole cluster.
+    Memory: half of `memory_mib` for a batch's signatures, REPRESENTATIVES more of them, and 56 bytes a document of the
+    batch, which is never less than a whole cluster.
     """
 
     name = "choose"
@@ -48,8 +49,8 @@ class Choose:
     def work(self, item: Item, outputs: Outputs, advance: Advance) -> dict[str, Any]:
         """Write a batch's copies."""
         begin, end = self._cluster.batches()[int(item.name)]
-        staying, used = np.empty(STAYERS, np.int64), np.empty(STAYERS, np.int64)
-        stayers = np.empty((STAYERS, self._permutations), np.uint32)
+        representatives, used = np.empty(REPRESENTATIVES, np.int64), np.empty(REPRESENTATIVES, np.int64)
+        representative_signatures = np.empty((REPRESENTATIVES, self._permutations), np.uint32)
         count = 0
         found = [np.empty(0, COPY)]
         # More than one round where a single cluster is larger than a batch should be.
@@ -59,7 +60,9 @@ class Choose:
             starts[0] = start == begin
             signatures = self._minhash.signatures(document)
             kept, agree = np.empty(len(members), np.int64), np.empty(len(members), np.int64)
-            count = choose(signatures, document, starts, self._needed, staying, stayers, used, count, kept, agree)
+            count = choose(
+                signatures, document, starts, self._needed, representatives, representative_signatures, used, count, kept, agree
+            )
             dropped = kept >= 0
             copies = np.empty(int(dropped.sum()), dtype=COPY)
             copies["document"], copies["kept"] = document[dropped], kept[dropped]

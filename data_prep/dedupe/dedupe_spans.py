@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from data_prep.dedupe.deduplicate import Fates
+from data_prep.dedupe.deduplicate import Decisions
 from data_prep.jobs.job import Facts, Job
 from data_prep.plans.plan import Plan
 from data_prep.stages.rewriting import Rewriting
@@ -17,7 +17,7 @@ class Deduplicated:
 
     parts: DocumentParts
     """Some are rewritten."""
-    fates: Fates
+    decisions: Decisions
     """What became of their documents."""
     rewritten: list[Facts] = field(default_factory=list)
     """Of the parts that were rewritten."""
@@ -31,10 +31,12 @@ class Deduplicated:
     def and_rewritten(self, stage: Rewriting, rewritten: list[Facts]) -> "Deduplicated":
         """Return what a further stage leaves."""
         parts = stage.parts(rewritten)
-        return replace(self, parts=parts, fates=self.fates.of_stage(stage, parts), rewritten=[*self.rewritten, *rewritten])
+        return replace(
+            self, parts=parts, decisions=self.decisions.of_stage(stage, parts), rewritten=[*self.rewritten, *rewritten]
+        )
 
 
-def dedupe_spans(job: Job, plan: Plan, parts: DocumentParts, fates: Fates) -> Deduplicated:
+def dedupe_spans(job: Job, plan: Plan, parts: DocumentParts, decisions: Decisions) -> Deduplicated:
     """Carry out the stages that corpora with `dedupe_spans` ask for, in every process.
 
     Copies have gone by then: removed is what documents that stay have in common, and no copy is cut up line by line.
@@ -44,10 +46,10 @@ def dedupe_spans(job: Job, plan: Plan, parts: DocumentParts, fates: Fates) -> De
     from data_prep.dedupe.span_hashes import SpanHashes
     from data_prep.dedupe.span_removal import Rewrite
 
-    hashes = SpanHashes(plan, parts, fates)
+    hashes = SpanHashes(plan, parts, decisions)
     if not hashes.searched:
-        return Deduplicated(parts, fates)
+        return Deduplicated(parts, decisions)
     repeats = Repeats(plan, parts, hashes, job.run(hashes))
     joined = job.run(repeats)
-    rewrite = Rewrite(plan, parts, fates, hashes, repeats)
-    return Deduplicated(parts, fates, repeated=repeats.examples(joined)).and_rewritten(rewrite, job.run(rewrite))
+    rewrite = Rewrite(plan, parts, decisions, hashes, repeats)
+    return Deduplicated(parts, decisions, repeated=repeats.examples(joined)).and_rewritten(rewrite, job.run(rewrite))

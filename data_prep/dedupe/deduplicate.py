@@ -15,12 +15,12 @@ from data_prep.text.document_parts import DocumentPart, DocumentParts
 class Stage(Protocol):
     """A stage that says what becomes of documents."""
 
-    def fates(self, part: DocumentPart) -> np.ndarray:
-        """Return the fates of a part's documents, uint8."""
+    def decisions(self, part: DocumentPart) -> np.ndarray:
+        """Return the decisions of a part's documents, uint8."""
         ...
 
 
-class Fates:
+class Decisions:
     """What became of the documents."""
 
     def __init__(self, examples: int, parts: DocumentParts, stage: Stage, copies: dict[int, Copies]) -> None:
@@ -31,18 +31,18 @@ class Fates:
 
     def of(self, part: DocumentPart) -> np.ndarray:
         """Return KEPT_TRAIN, KEPT_HELDOUT, EXACT_COPY, NEAR_COPY, REPEATED_TEXT or REFINED of each document, uint8."""
-        return self._stage.fates(part)
+        return self._stage.decisions(part)
 
-    def of_stage(self, stage: Stage, parts: DocumentParts) -> "Fates":
+    def of_stage(self, stage: Stage, parts: DocumentParts) -> "Decisions":
         """Return what became of the documents after a later stage, which left `parts`."""
-        return Fates(self._examples, parts, stage, self._copies)
+        return Decisions(self._examples, parts, stage, self._copies)
 
     def kept_for(self, document: int) -> tuple[int, float]:
         """Return (the document that stays for `document`, their estimated similarity): itself and 1.0 where it stays."""
         similarity = 1.0
         # What stands for a document may be a copy itself: an exact one of a near one, or the other way round.
-        while (fate := self._fate(document)) in self._copies:
-            record = self._copies[fate].between(document, document + 1)[0]
+        while (decision := self._decision(document)) in self._copies:
+            record = self._copies[decision].between(document, document + 1)[0]
             document, similarity = int(record["kept"]), min(similarity, float(record["similarity"]))
         return document, similarity
 
@@ -50,16 +50,16 @@ class Fates:
         """Return the first dropped documents of each kind, with those that stay for them."""
         return [
             self._example(kind, document)
-            for kind, fate in (("exact", EXACT_COPY), ("near", NEAR_COPY))
-            for document in self._first(fate)
+            for kind, decision in (("exact", EXACT_COPY), ("near", NEAR_COPY))
+            for document in self._first(decision)
         ]
 
-    def _first(self, fate: int) -> list[int]:
+    def _first(self, decision: int) -> list[int]:
         documents: list[int] = []
         for part in self._parts:
             if len(documents) >= self._examples:
                 break
-            documents += (np.flatnonzero(self.of(part) == fate) + part.first).tolist()
+            documents += (np.flatnonzero(self.of(part) == decision) + part.first).tolist()
         return documents[: self._examples]
 
     def _example(self, kind: str, document: int) -> dict[str, Any]:
@@ -75,12 +75,12 @@ class Fates:
             **{f"kept_{key}": value for key, value in self._parts.document(kept).shown().items()},
         }
 
-    def _fate(self, document: int) -> int:
+    def _decision(self, document: int) -> int:
         part = self._parts.part(document)
         return int(self.of(part)[document - part.first])
 
 
-def deduplicate(job: Job, plan: Plan, parts: DocumentParts) -> Fates:
+def deduplicate(job: Job, plan: Plan, parts: DocumentParts) -> Decisions:
     """Carry out the stages that the corpora ask for, in every process, and return what became of the documents."""
     # Of no use to a run whose text is prepared, and numba, which they need, takes half a second.
     from data_prep.dedupe.choosing import Choose
@@ -102,4 +102,4 @@ def deduplicate(job: Job, plan: Plan, parts: DocumentParts) -> Fates:
         near = choose.copies()
     filtered = Filter(plan, parts, exact.copies(), near)
     job.run(filtered)
-    return Fates(plan.config.dedupe.examples, parts, filtered, {EXACT_COPY: exact.copies(), NEAR_COPY: near})
+    return Decisions(plan.config.dedupe.examples, parts, filtered, {EXACT_COPY: exact.copies(), NEAR_COPY: near})

@@ -14,7 +14,7 @@ from data_prep.text.rejects import EXACT_DUPLICATE, NEAR_DUPLICATE, REPEATED
 from pipeline.common.progress import Advance
 
 BYTES_PER_DOCUMENT = 96
-"""What a document takes at most: its fate and marks (4), and its records of exact and near copies, read and sorted (92)."""
+"""What a document takes at most: its decision and marks (4), and its records of exact and near copies, read and sorted (92)."""
 KEPT_TRAIN, KEPT_HELDOUT, EXACT_COPY, NEAR_COPY, REPEATED_TEXT, REFINED = range(6)
 REASONS = {EXACT_COPY: EXACT_DUPLICATE, NEAR_COPY: NEAR_DUPLICATE, REPEATED_TEXT: REPEATED}
 """Why a document is dropped, by what becomes of it; of a REFINED one its step says why."""
@@ -40,10 +40,10 @@ class Filter:
         return [Item(group.name, group.documents) for group in self._groups.values()]
 
     def work(self, item: Item, outputs: Outputs, advance: Advance) -> dict[str, Any]:
-        """Write the fates of a group's documents."""
+        """Write the decisions of a group's documents."""
         group = self._groups[item.name]
         heldout = np.concatenate([self._parts.heldout(part) for part in group.parts])
-        fates = np.where(heldout, np.uint8(KEPT_HELDOUT), np.uint8(KEPT_TRAIN))
+        decisions = np.where(heldout, np.uint8(KEPT_HELDOUT), np.uint8(KEPT_TRAIN))
         copies = self._exact.between(group.first, group.stop)
         exact_only = np.repeat(
             [part.corpus in self._exact_only for part in group.parts], [part.documents for part in group.parts]
@@ -52,11 +52,11 @@ class Filter:
         stays = np.zeros(len(copies), dtype=bool)
         asked = exact_only[copies["document"] - group.first]
         stays[asked] = self._near.have(copies["kept"][asked])
-        fates[self._near.between(group.first, group.stop)["document"] - group.first] = NEAR_COPY
+        decisions[self._near.between(group.first, group.stop)["document"] - group.first] = NEAR_COPY
         # The first of a near corpus may be both: it equals one of an exact corpus, which stays even where others are similar.
-        fates[copies["document"][~stays] - group.first] = EXACT_COPY
-        write_array(outputs.path(array_file(self, group.name)), fates)
-        exact, near = int((fates == EXACT_COPY).sum()), int((fates == NEAR_COPY).sum())
+        decisions[copies["document"][~stays] - group.first] = EXACT_COPY
+        write_array(outputs.path(array_file(self, group.name)), decisions)
+        exact, near = int((decisions == EXACT_COPY).sum()), int((decisions == NEAR_COPY).sum())
         return {
             "documents_in": group.documents,
             "documents_out": group.documents - exact - near,
@@ -64,8 +64,8 @@ class Filter:
             "near": near,
         }
 
-    def fates(self, part: DocumentPart) -> np.ndarray:
-        """Return the part's fates, uint8."""
+    def decisions(self, part: DocumentPart) -> np.ndarray:
+        """Return the part's decisions, uint8."""
         group = self._group_of[part.name]
         start = part.first - group.first
         return np.array(mapped(self._parts.root / array_file(self, group.name))[start : start + part.documents])

@@ -249,8 +249,8 @@ def choose(
     members: np.ndarray,
     starts: np.ndarray,
     needed: int,
-    staying: np.ndarray,
-    stayers: np.ndarray,
+    representatives: np.ndarray,
+    representative_signatures: np.ndarray,
     used: np.ndarray,
     count: int,
     kept: np.ndarray,
@@ -263,8 +263,8 @@ def choose(
         members: documents, cluster after cluster, ascending in each.
         starts: whether a cluster begins with a member, bool.
         needed: rows that similar ones agree in.
-        staying: documents of the cluster that stay, int64; its length is how many are compared with.
-        stayers: their signatures.
+        representatives: documents of the cluster that stay, int64; its length is how many are compared with.
+        representative_signatures: their signatures.
         used: the last document that each was found for, itself at first: where all places are taken, the least goes.
         count: how many of the cluster's earlier members are in the three.
         kept: written: the one that stays instead, or -1.
@@ -278,19 +278,19 @@ def choose(
             count = 0
         kept[member], agree[member] = -1, 0
         for other in range(count):
-            rows = agreeing(signatures[member], stayers[other], needed)
+            rows = agreeing(signatures[member], representative_signatures[other], needed)
             if rows:
-                kept[member], agree[member] = staying[other], rows
+                kept[member], agree[member] = representatives[other], rows
                 used[other] = members[member]
                 break
         if kept[member] < 0:
             place = count
-            if count == len(staying):
+            if count == len(representatives):
                 place = int(np.argmin(used))
             else:
                 count += 1
-            staying[place] = used[place] = members[member]
-            stayers[place] = signatures[member]
+            representatives[place] = used[place] = members[member]
+            representative_signatures[place] = signatures[member]
     return count
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.dedupe.deduplicate import Fates
+from data_prep.dedupe.deduplicate import Decisions
 from data_prep.dedupe.filtering import EXACT_COPY
 from data_prep.dedupe.records import begins, places_between
 from data_prep.dedupe.spans import SpanFinder
@@ -29,9 +29,9 @@ class SpanHashes:
     name = "spans"
     unit = BYTES
 
-    def __init__(self, plan: Plan, parts: DocumentParts, fates: Fates) -> None:
+    def __init__(self, plan: Plan, parts: DocumentParts, decisions: Decisions) -> None:
         self._parts = parts
-        self._fates = fates
+        self._decisions = decisions
         self.options = {each.name: each.dedupe_spans for each in plan.config.corpora if each.dedupe_spans is not None}
         """What is asked for, by corpus."""
         self.searched = [part for part in parts if part.corpus in self.options]
@@ -45,7 +45,7 @@ class SpanHashes:
         part = self._parts.named(item.name)
         find = self.finder(part)
         highs, lows, rows = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
-        staying = self._fates.of(part) < EXACT_COPY
+        staying = self._decisions.of(part) < EXACT_COPY
         for begin, texts in self._parts.texts(part):
             wanted = np.flatnonzero(staying[begin : begin + len(texts)])
             spans = find([texts[place] for place in wanted.tolist()])

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.dedupe.deduplicate import Fates
+from data_prep.dedupe.deduplicate import Decisions
 from data_prep.dedupe.filtering import REASONS, REPEATED_TEXT
 from data_prep.dedupe.kernels import find_pairs
 from data_prep.dedupe.records import begins
@@ -24,10 +24,10 @@ class Rewrite(Rewriting):
     """Removes spans; a document of which less is left than its corpus keeps is dropped, whole."""
 
     name = "rewrite"
-    fate = REPEATED_TEXT
+    decision = REPEATED_TEXT
 
-    def __init__(self, plan: Plan, parts: DocumentParts, fates: Fates, hashes: SpanHashes, repeats: Repeats) -> None:
-        super().__init__(plan, parts, fates, lambda corpus: corpus.dedupe_spans is not None)
+    def __init__(self, plan: Plan, parts: DocumentParts, decisions: Decisions, hashes: SpanHashes, repeats: Repeats) -> None:
+        super().__init__(plan, parts, decisions, lambda corpus: corpus.dedupe_spans is not None)
         self._hashes = hashes
         self._repeats = repeats
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.dedupe.deduplicate import Fates
+from data_prep.dedupe.deduplicate import Decisions
 from data_prep.dedupe.filtering import KEPT_TRAIN
 from data_prep.encoding.choice import choose, unchosen
 from data_prep.encoding.provided_tokenizer import DESCRIPTION, ProvidedTokenizer
@@ -36,11 +36,11 @@ class ProvideTokenizer:
     name = "tokenizer"
     unit = "characters"
 
-    def __init__(self, plan: Plan, parts: DocumentParts, fates: Fates) -> None:
+    def __init__(self, plan: Plan, parts: DocumentParts, decisions: Decisions) -> None:
         self._config = plan.config.tokenizer
         self._given = plan.tokenizer
         self._parts = parts
-        self._fates = fates
+        self._decisions = decisions
 
     def items(self) -> list[Item]:
         """One: a tokenizer is trained once, by one process."""
@@ -124,4 +124,4 @@ class ProvideTokenizer:
             raise UserError("corpora: no text is left to train a tokenizer on; give more text, or a tokenizer (path)")
 
     def _trained_on(self, part: DocumentPart) -> np.ndarray:
-        return self._fates.of(part) == KEPT_TRAIN
+        return self._decisions.of(part) == KEPT_TRAIN

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from data_prep.dedupe.deduplicate import Fates
+from data_prep.dedupe.deduplicate import Decisions
 from data_prep.dedupe.filtering import REFINED
 from data_prep.plans.plan import Plan
 from data_prep.settings import CorpusConfig
@@ -19,10 +19,10 @@ class Refine(Rewriting):
     """Takes the documents that stay through the steps behind `deduplicate`."""
 
     name = "refine"
-    fate = REFINED
+    decision = REFINED
 
-    def __init__(self, plan: Plan, parts: DocumentParts, fates: Fates) -> None:
-        super().__init__(plan, parts, fates, lambda corpus: bool(corpus.late_steps))
+    def __init__(self, plan: Plan, parts: DocumentParts, decisions: Decisions) -> None:
+        super().__init__(plan, parts, decisions, lambda corpus: bool(corpus.late_steps))
 
     def change(self, part: DocumentPart) -> "_LateSteps":
         """Return the corpus's late steps."""

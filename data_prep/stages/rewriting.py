@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from data_prep.dedupe.deduplicate import Fates
+from data_prep.dedupe.deduplicate import Decisions
 from data_prep.dedupe.filtering import EXACT_COPY
 from data_prep.jobs.job import WORK, Facts, Item, Outputs, array_file
 from data_prep.plans.plan import Plan
@@ -42,13 +42,13 @@ class Rewriting(ABC):
 
     name: str
     unit = BYTES
-    fate: int
+    decision: int
     """What becomes of the documents that it drops."""
 
-    def __init__(self, plan: Plan, parts: DocumentParts, fates: Fates, applies: Callable[[CorpusConfig], bool]) -> None:
+    def __init__(self, plan: Plan, parts: DocumentParts, decisions: Decisions, applies: Callable[[CorpusConfig], bool]) -> None:
         self._plan = plan
         self._parts = parts
-        self._fates = fates
+        self._decisions = decisions
         self._rewritten = {corpus.name for corpus in plan.config.corpora if applies(corpus)}
 
     @abstractmethod
@@ -63,18 +63,18 @@ class Rewriting(ABC):
         """Write one part."""
         part = self._parts.named(item.name)
         change, rejects = self.change(part), Rejects()
-        fates = self._fates.of(part)
+        decisions = self._decisions.of(part)
         read = bytes_ = characters = 0
         written = DocumentWriter(outputs.path(documents_file(self._folder, part.name)))
         for batch in batches(self._parts.read_documents(part), lambda item: len(item[1].text)):
             size = sum(utf8_bytes(document.text) for _, document in batch)
             advance(size)
             read += size
-            staying = [(row, document) for row, document in batch if fates[row] < EXACT_COPY]
+            staying = [(row, document) for row, document in batch if decisions[row] < EXACT_COPY]
             change(staying)
             for row, document in staying:
                 if document.dropped is not None:
-                    fates[row] = self.fate
+                    decisions[row] = self.decision
                     rejects.add_document(document, document.dropped)
             for _, document in batch:
                 size = utf8_bytes(document.text)
@@ -82,8 +82,8 @@ class Rewriting(ABC):
                 characters += len(document.text)
                 bytes_ += size
         written.close()
-        write_array(outputs.path(array_file(self, part.name)), fates)
-        stayed = int((fates < EXACT_COPY).sum())
+        write_array(outputs.path(array_file(self, part.name)), decisions)
+        stayed = int((decisions < EXACT_COPY).sum())
         return {
             "corpus": part.corpus,
             "documents_in": stayed + sum(rejects.counts.values()),
@@ -110,11 +110,11 @@ class Rewriting(ABC):
             ],
         )
 
-    def fates(self, part: DocumentPart) -> np.ndarray:
-        """Return the fates of a part that was rewritten or not, uint8."""
+    def decisions(self, part: DocumentPart) -> np.ndarray:
+        """Return the decisions of a part that was rewritten or not, uint8."""
         if part.corpus in self._rewritten:
             return np.load(self._parts.root / array_file(self, part.name))
-        return self._fates.of(part)
+        return self._decisions.of(part)
 
     @property
     def _folder(self) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.dedupe.deduplicate import Fates
+from data_prep.dedupe.deduplicate import Decisions
 from data_prep.dedupe.filtering import KEPT_HELDOUT, KEPT_TRAIN, REASONS
 from data_prep.encoding.choice import Choice, Fast, UnfitError, compare, reopen, unchosen
 from data_prep.encoding.encoding_record import PartEncoding
@@ -44,7 +44,7 @@ class Tokenize:
         root: Path,
         plan: Plan,
         parts: DocumentParts,
-        fates: Fates,
+        decisions: Decisions,
         cleaned: list[Facts],
         tokenizer: ProvidedTokenizer,
         fast: bool = True,
@@ -53,7 +53,7 @@ class Tokenize:
         self._root = root
         self._plan = plan
         self._parts = parts
-        self._fates = fates
+        self._decisions = decisions
         self._tokenizer = tokenizer
         self._fast = fast
         self._slices = {read.name: (read, facts) for read, facts in zip(plan.slices, cleaned, strict=True)}
@@ -74,19 +74,19 @@ class Tokenize:
     def work(self, item: Item, outputs: Outputs, advance: Advance) -> dict[str, Any]:
         """Write one part's shards; a split that has no document leaves none."""
         part = self._parts.named(item.name)
-        fates = self._fates.of(part)
+        decisions = self._decisions.of(part)
         folder = f"{SHARDS}/{part.corpus}"
-        kept = [fate for fate in _SPLIT_OF if (fates == fate).any()]
-        prefixes = {fate: f"{folder}/{_SPLIT_OF[fate]}-{part.index:05d}" for fate in kept}
+        kept = [decision for decision in _SPLIT_OF if (decisions == decision).any()]
+        prefixes = {decision: f"{folder}/{_SPLIT_OF[decision]}-{part.index:05d}" for decision in kept}
         files = [prefix + kind for prefix in prefixes.values() for kind in (".bin", ".idx", ".blocks")]
         paths = {name: outputs.path(name) for name in files}
-        shards = {fate: (paths[f"{prefix}.bin"], paths[f"{prefix}.idx"]) for fate, prefix in prefixes.items()}
+        shards = {decision: (paths[f"{prefix}.bin"], paths[f"{prefix}.idx"]) for decision, prefix in prefixes.items()}
         choice, fast = self._chosen
         try:
-            writers, read, compared = self._write(part, fates, shards, fast, advance)
+            writers, read, compared = self._write(part, decisions, shards, fast, advance)
             encoding = PartEncoding(library=choice.library, version=choice.version, compared=compared)
         except UnfitError as error:
-            writers, read, _ = self._write(part, fates, shards, None, advance)
+            writers, read, _ = self._write(part, decisions, shards, None, advance)
             right = unchosen(self._reference)
             refused = {choice.library: f"{choice.version}: {error}"}
             encoding = PartEncoding(library=right.library, version=right.version, refused=refused)
@@ -95,20 +95,20 @@ class Tokenize:
         train = writers[KEPT_TRAIN].histogram if KEPT_TRAIN in writers else np.zeros(self._tokenizer.vocab_size, np.int64)
         write_array(outputs.path(f"{WORK}/{self.name}/{part.name}{HISTOGRAM}"), train)
         splits = {
-            _SPLIT_OF[fate]: {
-                "prefix": prefixes[fate],
+            _SPLIT_OF[decision]: {
+                "prefix": prefixes[decision],
                 "documents": writer.documents,
                 "sequences": writer.sequences,
                 "tokens": writer.tokens,
-                "blocks": f"{prefixes[fate]}.blocks",
+                "blocks": f"{prefixes[decision]}.blocks",
             }
-            for fate, writer in writers.items()
+            for decision, writer in writers.items()
         }
-        dropped = {reason: int((fates == fate).sum()) for fate, reason in REASONS.items()}
+        dropped = {reason: int((decisions == decision).sum()) for decision, reason in REASONS.items()}
         self._write_manifest(outputs.path(f"{folder}/part-{part.index:05d}.json"), part, dropped, splits, paths)
         return {
             "corpus": part.corpus,
-            "documents_in": int(np.isin(fates, kept).sum()),
+            "documents_in": int(np.isin(decisions, kept).sum()),
             "documents_out": sum(split["documents"] for split in splits.values()),
             "bytes_in": read,
             "bytes_out": sum(path.stat().st_size for path in paths.values()),
@@ -119,9 +119,14 @@ class Tokenize:
         }
 
     def _write(
-        self, part: DocumentPart, fates: np.ndarray, shards: dict[int, tuple[Path, Path]], fast: Fast | None, advance: Advance
+        self,
+        part: DocumentPart,
+        decisions: np.ndarray,
+        shards: dict[int, tuple[Path, Path]],
+        fast: Fast | None,
+        advance: Advance,
     ) -> tuple[dict[int, ShardWriter], int, int]:
-        """Write the part's shards by fate; return what wrote them, bytes of text, and documents that were compared.
+        """Write the part's shards by decision; return what wrote them, bytes of text, and documents that were compared.
 
         Encoded is by `fast`, where there is one: raises UnfitError where a document's ids are not Hugging Face's.
         """
@@ -130,9 +135,10 @@ class Tokenize:
         first = True
         with ExitStack() as stack:
             writers = {
-                fate: stack.enter_context(ShardWriter(*files, self._tokenizer.vocab_size)) for fate, files in shards.items()
+                decision: stack.enter_context(ShardWriter(*files, self._tokenizer.vocab_size))
+                for decision, files in shards.items()
             }
-            for batch in batches(self._parts.chosen(part, np.isin(fates, list(shards))), lambda item: len(item[1])):
+            for batch in batches(self._parts.chosen(part, np.isin(decisions, list(shards))), lambda item: len(item[1])):
                 rows = np.array([row for row, _ in batch])
                 documents = [self._sequences(text, language) for _, text in batch]
                 sequences = [sequence for document in documents for sequence in document]
@@ -143,7 +149,7 @@ class Tokenize:
                     checked[0] |= first
                     compared += self._compare(part, rows, sequences, counts, ids, checked)
                     first = False
-                self._append(writers, fates[rows], ids, counts)
+                self._append(writers, decisions[rows], ids, counts)
                 size = sum(len(text.encode()) for _, text in batch)
                 read += size
                 advance(size)
@@ -166,14 +172,14 @@ class Tokenize:
                 raise UnfitError(f"document {part.first + rows[place]}: {error}") from None
         return int(checked.sum())
 
-    def _append(self, writers: dict[int, ShardWriter], fates: np.ndarray, ids: Ragged, counts: np.ndarray) -> None:
-        """Write documents of `counts` sequences, each ended by eos, to the shard of its fate."""
+    def _append(self, writers: dict[int, ShardWriter], decisions: np.ndarray, ids: Ragged, counts: np.ndarray) -> None:
+        """Write documents of `counts` sequences, each ended by eos, to the shard of its decision."""
         lengths = ids.lengths.copy()
         lengths[np.cumsum(counts) - 1] += 1
         ends = np.cumsum(ids.lengths)[np.cumsum(counts) - 1]
         ended = np.insert(ids.ids, ends, self._tokenizer.eos_id)
-        for fate, writer in writers.items():
-            chosen = fates == fate
+        for decision, writer in writers.items():
+            chosen = decisions == decision
             if chosen.all():
                 writer.add_documents(ended, lengths, counts)
             elif chosen.any():

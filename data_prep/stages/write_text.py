@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from data_prep.dedupe.deduplicate import Fates
+from data_prep.dedupe.deduplicate import Decisions
 from data_prep.dedupe.filtering import KEPT_HELDOUT, KEPT_TRAIN, REASONS
 from data_prep.jobs.job import Item, Outputs
 from data_prep.manifest import HELDOUT, TEXT, TRAIN
@@ -39,11 +39,11 @@ class WriteText:
     name = "text"
     unit = BYTES
 
-    def __init__(self, config: CleanedTextConfig, plan: Plan, parts: DocumentParts, fates: Fates) -> None:
+    def __init__(self, config: CleanedTextConfig, plan: Plan, parts: DocumentParts, decisions: Decisions) -> None:
         self._config = config
         self._slices = {item.name: item for item in plan.slices}
         self._parts = parts
-        self._fates = fates
+        self._decisions = decisions
 
     def items(self) -> list[Item]:
         """The parts, and the slices that documents were dropped from."""
@@ -71,11 +71,11 @@ class WriteText:
         return {"documents_out": count}
 
     def _of_part(self, part: DocumentPart) -> Iterator[dict[str, Any]]:
-        fates = self._fates.of(part)
-        wanted = np.isin(fates, list(_SPLITS)) | self._config.dropped
+        decisions = self._decisions.of(part)
+        wanted = np.isin(decisions, list(_SPLITS)) | self._config.dropped
         for row, document in self._parts.read_documents(part, wanted):
-            fate = int(fates[row])
-            yield _record(document, _SPLITS.get(fate, ""), REASONS.get(fate, document.dropped or ""))
+            decision = int(decisions[row])
+            yield _record(document, _SPLITS.get(decision, ""), REASONS.get(decision, document.dropped or ""))
 
     def _dropped(self, slice_name: str) -> Iterator[dict[str, Any]]:
         for _, document in read_documents(self._parts.root / dropped_file(slice_name)):

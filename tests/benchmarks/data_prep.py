@@ -151,8 +151,8 @@ def tokenizing(root: Path, texts: list[str], files: list[str], size: Size, out: 
     )
     cleaned = job.run(stage)
     parts = DocumentParts(root, stage.parts(cleaned))
-    fates = deduplicate(job, plan, parts)
-    (provided,) = job.run(ProvideTokenizer(plan, parts, fates))
+    decisions = deduplicate(job, plan, parts)
+    (provided,) = job.run(ProvideTokenizer(plan, parts, decisions))
     encoder = ProvidedTokenizer.model_validate(provided.counts)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(root / "tokenizer")
 
@@ -163,7 +163,7 @@ def tokenizing(root: Path, texts: list[str], files: list[str], size: Size, out: 
         began = time.process_time()
         again = job.run(stage)
         read = time.process_time()
-        facts = job.run(Tokenize(root, plan, parts, fates, again, encoder))
+        facts = job.run(Tokenize(root, plan, parts, decisions, again, encoder))
         ended = time.process_time()
         return ended - began, ended - read, sum(fact.counts["tokens_out"] for fact in facts)
 
@@ -173,7 +173,7 @@ def tokenizing(root: Path, texts: list[str], files: list[str], size: Size, out: 
         seconds = time.process_time() - began
         return seconds, seconds, tokens
 
-    job.run(Tokenize(root, plan, parts, fates, cleaned, encoder))
+    job.run(Tokenize(root, plan, parts, decisions, cleaned, encoder))
 
     taken = in_turn({"ours": ours, "Megatron-LM's loop": loop}, size.rounds)
     (tokens,) = {tokens for rounds in taken.values() for *_, tokens in rounds}

@@ -105,8 +105,8 @@ def plant(documents: int, seed: int = 0) -> Planted:
 def dropped_by_ours(planted: Planted, root: Path) -> dict[int, int]:
     """{dropped document: the one that stays}."""
     prepared = Prepared(root, [Corpus("planted", "near", planted.texts)], per_part=10_000, threshold=THRESHOLD)
-    fates = prepared.deduplicate()
-    return {document: fates.kept_for(document)[0] for document in prepared.dropped(fates)}
+    decisions = prepared.deduplicate()
+    return {document: decisions.kept_for(document)[0] for document in prepared.dropped(decisions)}
 
 
 def dropped_by_datasketch(planted: Planted) -> dict[int, int]:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from data_prep.dedupe.dedupe_spans import Deduplicated, dedupe_spans
-from data_prep.dedupe.deduplicate import Fates, deduplicate
+from data_prep.dedupe.deduplicate import Decisions, deduplicate
 from data_prep.dedupe.filtering import EXACT_COPY
 from data_prep.jobs.job import WORK, Job, Outputs
 from data_prep.jobs.workers import Alone
@@ -94,7 +94,7 @@ class Prepared:
         outputs.commit()
         return facts
 
-    def deduplicate(self, workers: int = 1) -> Fates:
+    def deduplicate(self, workers: int = 1) -> Decisions:
         return self._run(lambda job: deduplicate(job, self.plan, self.parts), workers)
 
     def dedupe_spans(self, workers: int = 1) -> Deduplicated:
@@ -114,11 +114,11 @@ class Prepared:
             first, *_ = pool.map(of_rank, [Rank(rank, workers, meeting, sent) for rank in range(workers)])
             return first
 
-    def fates(self, fates: Fates) -> list[int]:
-        return np.concatenate([fates.of(part) for part in self.parts]).tolist()
+    def decisions(self, decisions: Decisions) -> list[int]:
+        return np.concatenate([decisions.of(part) for part in self.parts]).tolist()
 
-    def dropped(self, fates: Fates) -> list[int]:
-        return [document for document, fate in enumerate(self.fates(fates)) if fate >= EXACT_COPY]
+    def dropped(self, decisions: Decisions) -> list[int]:
+        return [document for document, decision in enumerate(self.decisions(decisions)) if decision >= EXACT_COPY]
 
     def files(self) -> dict[str, bytes]:
         """Everything that the stages left, by name."""

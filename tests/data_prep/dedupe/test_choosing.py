@@ -54,16 +54,16 @@ def test_a_batchs_signatures_take_half_of_the_memory_at_most(tmp_path: Path, mem
 
 def test_without_similar_documents_there_is_no_piece(tmp_path: Path) -> None:
     prepared = Prepared(tmp_path, [Corpus("a", "near", [prose(Writer(1).words(50)) for _ in range(1)])])
-    assert prepared.fates(prepared.deduplicate()) == [KEPT_TRAIN]
+    assert prepared.decisions(prepared.deduplicate()) == [KEPT_TRAIN]
     assert len(_members(tmp_path)) == 0
     assert not list((tmp_path / "work").glob("choose/*"))
 
 
-def _chosen(names: str, stayers: int, batch: int = 100) -> list[int]:
+def _chosen(names: str, representatives: int, batch: int = 100) -> list[int]:
     """kept of each member of one cluster, of which those with the same letter are similar."""
     signatures = np.array([[ord(name)] * 8 for name in names], np.uint32)
     documents = np.arange(len(names), dtype=np.int64) + 10
-    state = np.empty(stayers, np.int64), np.empty((stayers, 8), np.uint32), np.empty(stayers, np.int64)
+    state = np.empty(representatives, np.int64), np.empty((representatives, 8), np.uint32), np.empty(representatives, np.int64)
     kept, agree = np.empty(len(names), np.int64), np.empty(len(names), np.int64)
     count = 0
     for start in range(0, len(names), batch):
@@ -85,12 +85,12 @@ def test_a_document_is_compared_with_those_that_stayed_or_were_found_last(batch:
 def test_of_a_cluster_with_many_that_stay_every_copy_has_one_that_it_is_similar_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choosing, "STAYERS", 2)
+    monkeypatch.setattr(choosing, "REPRESENTATIVES", 2)
     texts = _windows(60)
     order = np.random.default_rng(0).permutation(len(texts))
     prepared = Prepared(tmp_path, [Corpus("a", "near", [texts[place] for place in order])])
-    fates = prepared.deduplicate()
-    every, dropped = prepared.fates(fates), prepared.dropped(fates)
+    decisions = prepared.deduplicate()
+    every, dropped = prepared.decisions(decisions), prepared.dropped(decisions)
     members = _members(tmp_path)
     assert len(members) == len(texts)
     assert len(set(members["cluster"].tolist())) == 1
@@ -98,7 +98,7 @@ def test_of_a_cluster_with_many_that_stay_every_copy_has_one_that_it_is_similar_
     signatures = Signer(128, 5)(prepared.texts)[0]
     assert dropped
     for document in dropped:
-        kept, _ = fates.kept_for(document)
+        kept, _ = decisions.kept_for(document)
         assert every[kept] < EXACT_COPY
         assert (signatures[document] == signatures[kept]).mean() >= 0.8
 

@@ -17,9 +17,9 @@ def test_copies_that_differ_in_case_and_white_space_are_dropped_for_the_first(tm
     first, second = _texts(0, 2)
     texts = [first, second, first.upper(), second.replace(" ", "\n\n  "), first + ".", f"\t{first}"]
     prepared = Prepared(tmp_path, [Corpus("a", "exact", texts)], per_part=2)
-    fates = prepared.deduplicate()
-    assert prepared.fates(fates) == [KEPT_TRAIN, KEPT_TRAIN, EXACT_COPY, EXACT_COPY, KEPT_TRAIN, EXACT_COPY]
-    assert [fates.kept_for(document) for document in (2, 3, 5)] == [(0, 1.0), (1, 1.0), (0, 1.0)]
+    decisions = prepared.deduplicate()
+    assert prepared.decisions(decisions) == [KEPT_TRAIN, KEPT_TRAIN, EXACT_COPY, EXACT_COPY, KEPT_TRAIN, EXACT_COPY]
+    assert [decisions.kept_for(document) for document in (2, 3, 5)] == [(0, 1.0), (1, 1.0), (0, 1.0)]
 
 
 def test_corpora_share_their_copies_and_one_that_is_not_deduplicated_neither_gives_nor_takes(tmp_path: Path) -> None:
@@ -33,16 +33,16 @@ def test_corpora_share_their_copies_and_one_that_is_not_deduplicated_neither_giv
             Corpus("c", "exact", texts[:1]),
         ],
     )
-    fates = prepared.deduplicate()
-    assert prepared.fates(fates) == [KEPT_TRAIN] * 5 + [EXACT_COPY] * 4
-    assert [fates.kept_for(document)[0] for document in (5, 6, 7, 8)] == [2, 3, 4, 2]
+    decisions = prepared.deduplicate()
+    assert prepared.decisions(decisions) == [KEPT_TRAIN] * 5 + [EXACT_COPY] * 4
+    assert [decisions.kept_for(document)[0] for document in (5, 6, 7, 8)] == [2, 3, 4, 2]
 
 
 def test_heldout_documents_come_first_and_stay_held_out(tmp_path: Path) -> None:
     texts = _texts(2, 3)
     prepared = Prepared(tmp_path, [Corpus("a", "exact", [*texts, *texts], heldout=frozenset({0, 2, 4}))], per_part=4)
-    fates = prepared.deduplicate()
-    assert prepared.fates(fates) == [KEPT_HELDOUT, KEPT_TRAIN, KEPT_HELDOUT] + [EXACT_COPY] * 3
+    decisions = prepared.deduplicate()
+    assert prepared.decisions(decisions) == [KEPT_HELDOUT, KEPT_TRAIN, KEPT_HELDOUT] + [EXACT_COPY] * 3
 
 
 @pytest.mark.parametrize("bytes_each", [1 << 14, 1 << 17])
@@ -50,13 +50,13 @@ def test_any_number_of_ranges_finds_the_same(tmp_path: Path, monkeypatch: pytest
     texts = _texts(3, 300)
     corpora = [Corpus("a", "exact", texts + texts[50:100]), Corpus("b", "near", texts[::2])]
     whole = Prepared(tmp_path / "whole", corpora, memory_mib=1)
-    fates = whole.deduplicate()
+    decisions = whole.deduplicate()
     monkeypatch.setattr(exact, "BYTES_PER_DOCUMENT", bytes_each)
     ranged = Prepared(tmp_path / "ranged", corpora, memory_mib=1)
     assert len(exact.Exact(ranged.plan, ranged.parts).items()) == -(-500 * bytes_each // (1 << 20)) > 5
     others = ranged.deduplicate()
-    assert whole.fates(fates) == ranged.fates(others) == [KEPT_TRAIN] * 300 + [EXACT_COPY] * 200
-    assert fates.report() == others.report()
+    assert whole.decisions(decisions) == ranged.decisions(others) == [KEPT_TRAIN] * 300 + [EXACT_COPY] * 200
+    assert decisions.report() == others.report()
 
 
 def test_a_corpus_without_near_deduplication_loses_no_text_to_a_near_copy(tmp_path: Path) -> None:
@@ -64,9 +64,9 @@ def test_a_corpus_without_near_deduplication_loses_no_text_to_a_near_copy(tmp_pa
     words = writer.words(300)
     text, edited = prose(words), prose([*words[:-1], "changed"])
     prepared = Prepared(tmp_path, [Corpus("n", "near", [text, edited, edited]), Corpus("e", "exact", [edited, edited, text])])
-    fates = prepared.deduplicate()
-    assert prepared.fates(fates) == [KEPT_TRAIN, NEAR_COPY, EXACT_COPY, KEPT_TRAIN, EXACT_COPY, EXACT_COPY]
-    assert [fates.kept_for(document)[0] for document in (1, 2, 4, 5)] == [0, 0, 3, 0]
+    decisions = prepared.deduplicate()
+    assert prepared.decisions(decisions) == [KEPT_TRAIN, NEAR_COPY, EXACT_COPY, KEPT_TRAIN, EXACT_COPY, EXACT_COPY]
+    assert [decisions.kept_for(document)[0] for document in (1, 2, 4, 5)] == [0, 0, 3, 0]
 
 
 def test_the_lines_tell_what_came_in_and_out(tmp_path: Path) -> None:

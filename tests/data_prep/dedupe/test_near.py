@@ -56,10 +56,10 @@ def test_near_copies_are_dropped_for_the_smallest_document(tmp_path: Path) -> No
     ]
     texts.append(prose(writer.edited(words, 0.005)))
     prepared = Prepared(tmp_path, [Corpus("a", "near", texts, heldout=frozenset({1}))], per_part=2)
-    fates = prepared.deduplicate()
-    assert prepared.fates(fates) == [KEPT_TRAIN, KEPT_HELDOUT, NEAR_COPY, KEPT_TRAIN, EXACT_COPY, NEAR_COPY]
+    decisions = prepared.deduplicate()
+    assert prepared.decisions(decisions) == [KEPT_TRAIN, KEPT_HELDOUT, NEAR_COPY, KEPT_TRAIN, EXACT_COPY, NEAR_COPY]
     for document in (2, 5):
-        kept, similarity = fates.kept_for(document)
+        kept, similarity = decisions.kept_for(document)
         assert kept == 1
         assert similarity == pytest.approx(_estimated(texts[1], texts[document]))
 
@@ -68,8 +68,8 @@ def test_the_far_end_of_a_chain_stays(tmp_path: Path) -> None:
     texts = _chain()
     assert min(_estimated(texts[0], texts[1]), _estimated(texts[1], texts[2])) >= 0.8 > _estimated(texts[0], texts[2])
     prepared = Prepared(tmp_path, [Corpus("a", "near", texts)])
-    fates = prepared.deduplicate()
-    assert prepared.fates(fates) == [KEPT_TRAIN, NEAR_COPY, KEPT_TRAIN]
+    decisions = prepared.deduplicate()
+    assert prepared.decisions(decisions) == [KEPT_TRAIN, NEAR_COPY, KEPT_TRAIN]
 
 
 def test_a_member_unlike_its_buckets_first_is_compared_with_the_others(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_member_unlike_its_buckets_first_is_compared_with_the_others(tmp_path:
     words = writer.words(500)
     texts = [prose([*words[:330], *writer.words(170)]), prose(words), prose(writer.edited(words, 0.01))]
     prepared = Prepared(tmp_path, [Corpus("a", "near", texts)], bands=128)
-    assert prepared.fates(prepared.deduplicate()) == [KEPT_TRAIN, KEPT_TRAIN, NEAR_COPY]
+    assert prepared.decisions(prepared.deduplicate()) == [KEPT_TRAIN, KEPT_TRAIN, NEAR_COPY]
     signatures = Signer(128, 5)(texts)[0]
     shared = np.flatnonzero((signatures == signatures[0]).all(axis=0))
     assert len(shared)
@@ -93,12 +93,12 @@ def _edges(root: Path, items: str = "*") -> list[tuple[int, int]]:
 
 def test_what_is_dropped_has_a_similar_one_that_stays_and_what_stays_in_a_cluster_has_none(tmp_path: Path) -> None:
     prepared = Prepared(tmp_path, _mixed(), threshold=0.7)
-    fates = prepared.deduplicate()
-    every, dropped = prepared.fates(fates), prepared.dropped(fates)
+    decisions = prepared.deduplicate()
+    every, dropped = prepared.decisions(decisions), prepared.dropped(decisions)
     assert {EXACT_COPY, NEAR_COPY} <= set(every)
     signatures = Signer(128, 5)(prepared.texts)[0]
     for document in dropped:
-        kept, similarity = fates.kept_for(document)
+        kept, similarity = decisions.kept_for(document)
         assert kept < document
         assert every[kept] in (KEPT_TRAIN, KEPT_HELDOUT)
         assert similarity == pytest.approx(float((signatures[document] == signatures[kept]).mean()))
@@ -114,8 +114,8 @@ def test_a_corpus_that_is_not_deduplicated_keeps_everything_and_an_exact_one_its
     texts = [prose(words), prose(writer.edited(words, 0.005)), prose(words)]
     corpora = [Corpus(kind, kind, texts, heldout=frozenset({1})) for kind in ("none", "exact")]
     prepared = Prepared(tmp_path, corpora)
-    fates = prepared.fates(prepared.deduplicate())
-    assert fates == [KEPT_TRAIN, KEPT_HELDOUT, KEPT_TRAIN, KEPT_TRAIN, KEPT_HELDOUT, EXACT_COPY]
+    decisions = prepared.decisions(prepared.deduplicate())
+    assert decisions == [KEPT_TRAIN, KEPT_HELDOUT, KEPT_TRAIN, KEPT_TRAIN, KEPT_HELDOUT, EXACT_COPY]
 
 
 @pytest.mark.parametrize("heldout", [frozenset(), frozenset({0})], ids=["trained on", "held out"])
@@ -126,14 +126,14 @@ def test_near_copies_go_although_what_they_copy_equals_a_document_of_an_exact_co
     text, edited = prose(words), prose([*words[:150], "changed", *words[151:]])
     corpora = [Corpus("e", "exact", [text], heldout), Corpus("n", "near", [text, edited, text, edited])]
     prepared = Prepared(tmp_path, [*corpora, Corpus("late", "exact", [text, edited])])
-    fates = prepared.deduplicate()
+    decisions = prepared.deduplicate()
     first = KEPT_HELDOUT if heldout else KEPT_TRAIN
     # An exact corpus keeps what is a near copy, and what is an exact copy of that.
-    assert prepared.fates(fates) == [first, EXACT_COPY, NEAR_COPY, EXACT_COPY, EXACT_COPY, EXACT_COPY, KEPT_TRAIN]
-    assert [fates.kept_for(document)[0] for document in range(7)] == [0, 0, 0, 0, 0, 0, 6]
+    assert prepared.decisions(decisions) == [first, EXACT_COPY, NEAR_COPY, EXACT_COPY, EXACT_COPY, EXACT_COPY, KEPT_TRAIN]
+    assert [decisions.kept_for(document)[0] for document in range(7)] == [0, 0, 0, 0, 0, 0, 6]
     similarity = pytest.approx(_estimated(text, edited))
-    assert [fates.kept_for(document)[1] for document in range(1, 5)] == [1, similarity, 1, similarity]
-    near = [example for example in fates.report() if example["kind"] == "near"]
+    assert [decisions.kept_for(document)[1] for document in range(1, 5)] == [1, similarity, 1, similarity]
+    near = [example for example in decisions.report() if example["kind"] == "near"]
     assert [(example["document"], example["kept"]) for example in near] == [(2, 0)]
 
 
@@ -141,39 +141,39 @@ def test_a_near_copy_that_equals_a_document_of_an_exact_corpus_goes_for_that_one
     words = Writer(6).words(300)
     text, edited = prose(words), prose([*words[:150], "changed", *words[151:]])
     prepared = Prepared(tmp_path, [Corpus("e", "exact", [text]), Corpus("n", "near", [edited, text, edited])])
-    fates = prepared.deduplicate()
-    assert prepared.fates(fates) == [KEPT_TRAIN, KEPT_TRAIN, EXACT_COPY, EXACT_COPY]
-    assert [fates.kept_for(document) for document in (2, 3)] == [(0, 1.0), (1, 1.0)]
+    decisions = prepared.deduplicate()
+    assert prepared.decisions(decisions) == [KEPT_TRAIN, KEPT_TRAIN, EXACT_COPY, EXACT_COPY]
+    assert [decisions.kept_for(document) for document in (2, 3)] == [(0, 1.0), (1, 1.0)]
 
 
 def test_documents_without_words_stay(tmp_path: Path) -> None:
     prepared = Prepared(tmp_path, [Corpus("a", "near", ["!", "?", "...", "!"])])
-    assert prepared.fates(prepared.deduplicate()) == [KEPT_TRAIN] * 3 + [EXACT_COPY]
+    assert prepared.decisions(prepared.deduplicate()) == [KEPT_TRAIN] * 3 + [EXACT_COPY]
 
 
 @pytest.mark.slow
 def test_any_memory_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Prepared(tmp_path / "whole", _mixed(), memory_mib=64)
-    fates = whole.deduplicate()
+    decisions = whole.deduplicate()
     for module, name in ((exact, "BYTES_PER_DOCUMENT"), (neighbours, "BYTES_PER_RECORD")):
         monkeypatch.setattr(module, name, 3000)
     small = Prepared(tmp_path / "small", _mixed(), memory_mib=1)
     others = small.deduplicate()
     assert len(small.files()) > len(whole.files()) + 32  # more ranges
-    assert whole.fates(fates) == small.fates(others)
-    assert fates.report() == others.report()
+    assert whole.decisions(decisions) == small.decisions(others)
+    assert decisions.report() == others.report()
 
 
 @pytest.mark.slow
 def test_any_groups_of_parts_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = Prepared(tmp_path / "alone", _mixed())
-    expected = alone.fates(alone.deduplicate())
+    expected = alone.decisions(alone.deduplicate())
     monkeypatch.setattr("data_prep.dedupe.groups.GROUPS", 3)
     together = Prepared(tmp_path / "together", _mixed())
-    fates = together.deduplicate(workers=2)
-    assert together.fates(fates) == expected
+    decisions = together.deduplicate(workers=2)
+    assert together.decisions(decisions) == expected
     assert _edges(together.root) == _edges(alone.root)
-    assert all(fates.kept_for(document)[0] in range(document) for document in together.dropped(fates))
+    assert all(decisions.kept_for(document)[0] in range(document) for document in together.dropped(decisions))
     assert len(together.parts.all) > 10
     for stage in ("minhash", "filter"):
         assert len(list((together.root / "work" / stage).glob("*.json"))) == 3
@@ -199,13 +199,13 @@ def test_clusters_larger_than_a_batch_are_chosen_from_as_if_whole(
     sliding = [prose(words[start : start + 400]) for start in range(0, 480, 16)]
     corpora = [Corpus("a", "near", [*plant(100, 3).texts, *sliding, *_chain()])]
     whole = Prepared(tmp_path / "whole", corpora)
-    fates = whole.deduplicate()
+    decisions = whole.deduplicate()
     monkeypatch.setattr(cluster, "BATCH", batch)
     cut = Prepared(tmp_path / "cut", corpora)
     others = cut.deduplicate()
-    assert [fates.kept_for(document) for document in range(133)] == [others.kept_for(document) for document in range(133)]
+    assert [decisions.kept_for(document) for document in range(133)] == [others.kept_for(document) for document in range(133)]
     # Thirty windows that slide: one cluster, larger than any batch, of which more than one stays.
-    assert 3 < sum(fate == KEPT_TRAIN for fate in whole.fates(fates)[100:130]) < 20
+    assert 3 < sum(decision == KEPT_TRAIN for decision in whole.decisions(decisions)[100:130]) < 20
 
 
 @pytest.mark.parametrize("batch", [2, 100])
@@ -217,7 +217,7 @@ def test_documents_of_different_clusters_are_not_compared(tmp_path: Path, monkey
     assert 0.8 < _estimated(*texts) < 1
     monkeypatch.setattr(cluster, "BATCH", batch)
     prepared = Prepared(tmp_path, [Corpus("a", "near", texts + [f"{text} !" for text in texts])], bands=1)
-    assert prepared.fates(prepared.deduplicate()) == [KEPT_TRAIN, KEPT_TRAIN, NEAR_COPY, NEAR_COPY]
+    assert prepared.decisions(prepared.deduplicate()) == [KEPT_TRAIN, KEPT_TRAIN, NEAR_COPY, NEAR_COPY]
 
 
 @pytest.mark.slow
@@ -238,12 +238,12 @@ def test_a_second_run_does_nothing_anew(tmp_path: Path) -> None:
 
 def test_the_report_shows_the_first_of_each_kind(tmp_path: Path) -> None:
     prepared = Prepared(tmp_path, _mixed(), examples=4)
-    fates = prepared.deduplicate()
-    report = fates.report()
-    every = prepared.fates(fates)
-    for kind, fate in (("exact", EXACT_COPY), ("near", NEAR_COPY)):
+    decisions = prepared.deduplicate()
+    report = decisions.report()
+    every = prepared.decisions(decisions)
+    for kind, decision in (("exact", EXACT_COPY), ("near", NEAR_COPY)):
         shown = [example for example in report if example["kind"] == kind]
-        assert [example["document"] for example in shown] == [place for place, one in enumerate(every) if one == fate][:4]
+        assert [example["document"] for example in shown] == [place for place, one in enumerate(every) if one == decision][:4]
         for example in shown:
             assert example["text"] == prepared.texts[example["document"]][:200]
             assert example["kept_text"] == prepared.texts[example["kept"]][:200]

@@ -31,10 +31,10 @@ def test_more_parts_than_files_may_be_open_are_deduplicated(tmp_path: Path) -> N
     texts = plant(_FILES).texts
     corpora = [Corpus("a", "near", texts), Corpus("b", "exact", texts[:10])]
     whole = Prepared(tmp_path / "whole", corpora, per_part=1000, bands=2)
-    fates = whole.fates(whole.deduplicate())
+    decisions = whole.decisions(whole.deduplicate())
     parted = Prepared(tmp_path / "parted", corpora, per_part=1, bands=2)
     with _few_descriptors():
-        assert parted.fates(parted.deduplicate()) == fates
+        assert parted.decisions(parted.deduplicate()) == decisions
 
 
 def test_copies_may_lie_in_more_files_than_may_be_open(tmp_path: Path) -> None:

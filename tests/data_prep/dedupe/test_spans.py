@@ -115,7 +115,7 @@ def _left(prepared: Prepared, found: Deduplicated) -> list[str | None]:
     """Each document's text, None where it was dropped."""
     texts: list[str | None] = []
     for part in found.parts:
-        dropped = found.fates.of(part) >= EXACT_COPY
+        dropped = found.decisions.of(part) >= EXACT_COPY
         texts += [
             None if dropped[row] else document.text
             for row, document in found.parts.read_documents(part, np.ones(part.documents, dtype=bool))
@@ -139,14 +139,16 @@ def test_what_is_removed_is_what_sets_of_strings_say(
     prepared = Prepared(tmp_path, [Corpus("a", "exact", texts, dedupe_spans=options)], per_part=90)
     found = prepared.dedupe_spans()
 
-    fates = prepared.fates(prepared.deduplicate())
+    decisions = prepared.decisions(prepared.deduplicate())
     holders: dict[str, list[int]] = {}
     for document, text in enumerate(texts):
-        for content in {content for *_, content in _searched(text, unit, min_words)} if fates[document] < EXACT_COPY else ():
+        for content in (
+            {content for *_, content in _searched(text, unit, min_words)} if decisions[document] < EXACT_COPY else ()
+        ):
             holders.setdefault(content, []).append(document)
     changed = 0
     for document, (text, left) in enumerate(zip(texts, _left(prepared, found), strict=True)):
-        if fates[document] >= EXACT_COPY:
+        if decisions[document] >= EXACT_COPY:
             assert left is None
             continue
         gone = {
@@ -183,7 +185,7 @@ def test_a_footer_of_a_thousand_documents_stays_in_the_first_and_is_reported(tmp
     corpus = Corpus("web", "near", pages, heldout=frozenset({0}), dedupe_spans={})
     found = (prepared := Prepared(tmp_path, [corpus])).dedupe_spans()
     assert _left(prepared, found) == [pages[0], *("\n\n".join(page.split("\n\n")[:2]) for page in pages[1:])]
-    assert prepared.fates(found.fates) == [KEPT_HELDOUT] + [KEPT_TRAIN] * 999
+    assert prepared.decisions(found.decisions) == [KEPT_HELDOUT] + [KEPT_TRAIN] * 999
     assert [sum(each[key] for each in _facts(found.rewritten, kind)) for kind, key in _LOST] == [999, 999]
     (example,) = found.report()
     assert (example["documents"], example["text"], example["where"]) == (1000, pages[0].split("\n\n")[2], "row 0")
@@ -197,7 +199,7 @@ def test_a_document_of_which_nothing_is_left_is_dropped_and_shown_whole(tmp_path
         tmp_path, [Corpus("a", "exact", [f"first\n\n{line}", f"{line}\n{line}"], dedupe_spans={"unit": "line"})]
     )
     found = prepared.dedupe_spans()
-    assert prepared.fates(found.fates) == [KEPT_TRAIN, REPEATED_TEXT]
+    assert prepared.decisions(found.decisions) == [KEPT_TRAIN, REPEATED_TEXT]
     assert found.parts.document(1).text == f"{line}\n{line}"
     assert [each for each in found.report() if each["kind"] == "dropped"] == [
         {

@@ -39,8 +39,8 @@ def sampled(folder: Path, monkeypatch: pytest.MonkeyPatch, sample_characters: in
     job = Job(folder / "out", "digest", Alone())
     clean = Clean(plan, {item.name: item.modified for item in plan.inputs})
     parts = DocumentParts(job.root, clean.parts(job.run(clean)))
-    fates = deduplicate(job, plan, parts)
-    job.run(ProvideTokenizer(plan, parts, fates))
+    decisions = deduplicate(job, plan, parts)
+    job.run(ProvideTokenizer(plan, parts, decisions))
     return found
 
 

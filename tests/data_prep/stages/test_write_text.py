@@ -44,18 +44,18 @@ def test_every_record_is_written_once_with_what_became_of_it(tmp_path, write, na
     data = prepare(asked.model_copy(update={"cleaned_text": CleanedTextConfig(format=format, dropped=True)}))
     found = cleaned_records(data.directory)
     assert sorted(int(record["id"]) for record in found) == sorted(record["id"] for record in all_records)
-    fates = {}
+    decisions = {}
     for record in found:
-        fates.setdefault(int(record["id"]), []).append(record["dropped"] or record["split"])
-    for number, fate in fates.items():
+        decisions.setdefault(int(record["id"]), []).append(record["dropped"] or record["split"])
+    for number, decision in decisions.items():
         if number % 4 == 0:
-            assert set(fate) == {"where"}
+            assert set(decision) == {"where"}
         elif number == 99:
-            assert fate == ["too short"]
+            assert decision == ["too short"]
         else:
-            assert fate[0] in ("train", "heldout") and fate[1:] == ["exact copy"] * (len(fate) - 1)
+            assert decision[0] in ("train", "heldout") and decision[1:] == ["exact copy"] * (len(decision) - 1)
     (corpus,) = data.corpora
-    assert corpus.splits["train"].documents == sum(fate[0] == "train" for fate in fates.values())
+    assert corpus.splits["train"].documents == sum(decision[0] == "train" for decision in decisions.values())
     assert corpus.dropped == {"where": 15, "too short": 1, "exact copy": 3}
     assert sum(corpus.domains.values()) == len(RECORDS) + len(COPIES) - 15
     one = next(record for record in found if record["id"] == "6")
