@@ -15,13 +15,13 @@ from pipeline.families import FAMILIES, ActiveLayers, Family, scratch_config
 from pipeline.families.active_layers import Mixtures
 from pipeline.families.base import has_key
 from pipeline.flops.activations import activation_bytes
-from pipeline.growth import check
 from pipeline.recipe import ModelConfig
 from pipeline.training.layers import prepare_model
 from pipeline.training.loop.running import running, scoring
 from pipeline.training.losses import logits_of, summed_losses
 from pipeline.training.parameter_groups import token_tables
 from tests.families import learns
+from tests.pipeline.growth import check
 from tests.saved import saved_bytes
 
 UNITS = ("moe_intermediate_size", "shared_expert_intermediate_size")

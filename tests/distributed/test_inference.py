@@ -14,12 +14,12 @@ from pipeline.common.errors import UserError
 from pipeline.evaluation.models import find_model, scorer_of, whole_model
 from pipeline.evaluation.zero_shot.evaluate import Options, score_tasks
 from pipeline.families import FAMILIES
-from pipeline.growth import check
 from pipeline.training import distributed
 from pipeline.training.inference import load_partitioning, partitioned_engine
 from tests.conftest import make_documents
 from tests.evaluated import open_model
 from tests.pipeline.evaluation.conftest import write_tokenizer
+from tests.pipeline.growth import check
 from tests.ranks import run_ranks
 
 CPU = torch.device("cpu")

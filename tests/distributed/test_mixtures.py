@@ -9,7 +9,6 @@ from torch.func import functional_call
 
 from pipeline.deepspeed.loss_scale import restore_counters_and_scale
 from pipeline.families import FAMILIES, ActiveLayers, family_of, graph_of, has_key, scratch_config
-from pipeline.growth import check
 from pipeline.growth.fused_parameters import parameters_of
 from pipeline.growth.initialization import initialized
 from pipeline.recipe import CheckpointingConfig, ModelConfig, OptimizerConfig, TrainStage
@@ -18,6 +17,7 @@ from pipeline.training.engine import build
 from pipeline.training.parameter_groups import active_layers_of, cut
 from tests.distributed.engines import full_weight, train_step
 from tests.distributed.test_freezing import BATCH, LENGTH, OPTIMIZER, VOCAB, ds_config
+from tests.pipeline.growth import check
 from tests.ranks import run_ranks
 
 LAYERS, EXPERTS = 3, 4

@@ -7,10 +7,10 @@ import torch
 from transformers import PreTrainedModel
 
 from pipeline.families import FAMILIES, target_config
-from pipeline.growth import check
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.plan import GrowthPlan, plan_growth
 from pipeline.recipe import GrowthConfig, TargetConfig
+from tests.pipeline.growth import check
 
 IDS = torch.randint(4, 61, (2, 24), generator=torch.Generator().manual_seed(2))
 

@@ -9,10 +9,10 @@ from transformers import AutoConfig
 
 from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, family_of, has_key, read_config, scratch_config, sizes_of
-from pipeline.growth import check
 from pipeline.growth.listing import listing
 from pipeline.recipe import ModelConfig
 from tests.pipeline.families.grown import offline
+from tests.pipeline.growth import check
 
 WRONG = [None, "abc", -1, 0, 3, 1.5, True, [], {"a": 1}, 10**20, float("nan")]
 """Other types, and values that no model has."""

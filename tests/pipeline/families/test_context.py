@@ -9,11 +9,12 @@ import torch
 from pipeline.common.config import validate
 from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, context, target_config
-from pipeline.growth import check, listing
+from pipeline.growth import listing
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Exactness, exactness, predict
 from pipeline.recipe import GrowthConfig, TargetConfig
 from tests.pipeline.families.grown import certified, offline, saved
+from tests.pipeline.growth import check
 
 MIXED = {"layer_types": ["full_attention", "sliding_attention", "full_attention"]}
 YARN = {"rope_type": "yarn", "factor": 4.0}

@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, held_by, read_config
-from pipeline.growth import check
 from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.fused_parameters import stored_of
 from pipeline.growth.grown_tensor import GrownTensor, MeasuredTensor
@@ -21,6 +20,7 @@ from pipeline.growth.zero_files import write_zero3
 from tests.pipeline.families.grown import IDS, certified
 from tests.pipeline.families.grown import grown as grown_of
 from tests.pipeline.families.grown import saved as saved_of
+from tests.pipeline.growth import check
 
 FAMILY = FAMILIES["deepseek_v3"]
 YARN = {

@@ -13,7 +13,7 @@ from pipeline.evaluation.encoding import open_tokenizer
 from pipeline.families import FAMILIES, check_growth, scratch_config, target_config
 from pipeline.flops.activations import activation_bytes
 from pipeline.flops.counts import ForwardFlops
-from pipeline.growth import check, probe
+from pipeline.growth import probe
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.listing import listing
 from pipeline.growth.offline import OfflineGrowth, Request
@@ -22,6 +22,7 @@ from pipeline.growth.reasons import Exactness, exactness, predict
 from pipeline.recipe import GrowthConfig, ModelConfig, TargetConfig
 from pipeline.report.card import Known, model_card
 from tests.pipeline.families.grown import IDS, certified
+from tests.pipeline.growth import check
 
 T5 = FAMILIES["t5"]
 V11 = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}

@@ -8,7 +8,6 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, read_config, target_config
-from pipeline.growth import check
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Exactness, exactness, predict
 from pipeline.growth.sources import open_source
@@ -17,6 +16,7 @@ from pipeline.recipe import GrowthConfig, TargetConfig
 from pipeline.training.attention import within_documents
 from tests.pipeline.families.grown import IDS, logits, saved
 from tests.pipeline.families.grown import grown as grown_of
+from tests.pipeline.growth import check
 
 MODERNBERT = FAMILIES["modernbert"]
 

@@ -21,10 +21,10 @@ from transformers import (
 from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, LAYER_LISTS, check_parameters, family_of, sizes_of
 from pipeline.families.base import config_keys
-from pipeline.growth import check
 from pipeline.growth.fused_parameters import parameters_of
 from pipeline.growth.initialization import initialized
 from pipeline.growth.sources import open_source
+from tests.pipeline.growth import check
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -9,12 +9,12 @@ import torch
 
 from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, check_parameters, depth_keys, family_of, target_config
-from pipeline.growth import check
 from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Exactness, exactness, predict
 from pipeline.recipe import GrowthConfig, TargetConfig
 from tests.pipeline.families.grown import certified, grown, logits
+from tests.pipeline.growth import check
 
 PRE_NORM = sorted(name for name, family in FAMILIES.items() if family.objective != "mlm")
 DEEPENED = [*PRE_NORM, "modernbert"]

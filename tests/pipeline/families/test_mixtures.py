@@ -9,7 +9,6 @@ from safetensors.torch import load_file
 
 from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, read_config, target_config
-from pipeline.growth import check
 from pipeline.growth.duplicates import predict_duplicates
 from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.fused_parameters import parameters_of, stored_of
@@ -20,6 +19,7 @@ from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Exactness, exactness, predict
 from pipeline.recipe import GrowthConfig, TargetConfig
 from tests.pipeline.families.grown import IDS, certified, grown, offline, saved
+from tests.pipeline.growth import check
 
 MIXTURES = ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe"]
 DENSE_LAYER = {"mlp_only_layers": [1]}

@@ -7,11 +7,11 @@ import torch
 
 from pipeline.families import family_of, read_config, target_config
 from pipeline.families.consistency import check_config
-from pipeline.growth import check
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Exactness, exactness, predict
 from pipeline.recipe import GrowthConfig, TargetConfig
 from pipeline.recipe.models import OWN_KEYS
+from tests.pipeline.growth import check
 
 _OLD = {"torch_dtype": "bfloat16", "use_cache": True, "initializer_range": 0.02, "attention_dropout": 0.0}
 

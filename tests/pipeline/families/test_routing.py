@@ -8,7 +8,7 @@ import torch
 
 from pipeline.families import FAMILIES
 from pipeline.families.routing import grouped_refusal, route_in_float32, routers
-from pipeline.growth import check
+from tests.pipeline.growth import check
 
 MIXTURES = ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v3"]
 

@@ -13,11 +13,11 @@ from pipeline.data.objectives import IGNORED
 from pipeline.families import FAMILIES, TRAINED, ActiveLayers, sizes_of
 from pipeline.families.base import has_key
 from pipeline.flops.counts import PARTS, ForwardFlops, StepFlops, training_step
-from pipeline.growth import check
 from pipeline.training.layers import prepare_model
 from pipeline.training.loop.running import running, scoring
 from pipeline.training.parameter_groups import token_tables
 from tests.families import learns
+from tests.pipeline.growth import check
 
 SEQUENCES, LENGTH, LAYERS = 2, 15, 4
 TOKENS = SEQUENCES * LENGTH

@@ -14,11 +14,11 @@ from huggingface_hub.errors import StrictDataclassClassValidationError
 
 from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, depth_keys, has_key, target_config
-from pipeline.growth import check
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Exactness, exactness, predict
 from pipeline.operators import DEPTH, WIDTH
 from pipeline.recipe import GrowthConfig, TargetConfig
+from tests.pipeline.growth import check
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import torch
 
 from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, target_config
-from pipeline.growth import check
 from pipeline.growth.description import describe
 from pipeline.growth.moments import fresh_adam
 from pipeline.growth.optimizer_growth import grow_optimizer
@@ -18,6 +17,7 @@ from pipeline.growth.row_views import AveragedRows
 from pipeline.growth.state import Constant
 from pipeline.recipe import GrowthConfig, TargetConfig
 from pipeline.report.attention.repeated_growth import growth_of
+from tests.pipeline.growth import check
 from tests.pipeline.growth.models import offline
 
 

@@ -8,7 +8,6 @@ import torch
 from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, target_config
 from pipeline.families.tensors import RESIDUAL
-from pipeline.growth import check
 from pipeline.growth import plan as planning
 from pipeline.growth.deadlock import Deadlock
 from pipeline.growth.float64_casts import Float64Casts
@@ -16,6 +15,7 @@ from pipeline.growth.fused_parameters import stored_of
 from pipeline.growth.index_map import ZERO
 from pipeline.growth.plan import plan_growth
 from pipeline.recipe import GrowthConfig, TargetConfig
+from tests.pipeline.growth import check
 
 STEPS = 4
 """What a zero keeps from learning learns a step after it: rows of a new unit after its columns, its scores after its values."""

@@ -3,11 +3,11 @@
 import pytest
 
 from pipeline.families import FAMILIES, target_config
-from pipeline.growth import check
 from pipeline.growth.description import describe
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.plan import plan_growth
 from pipeline.recipe import GrowthConfig, TargetConfig
+from tests.pipeline.growth import check
 
 
 @pytest.fixture

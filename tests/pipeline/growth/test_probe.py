@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pipeline.families import FAMILIES, family_of, target_config
-from pipeline.growth import check, streaming
 from pipeline.growth import probe as probing
+from pipeline.growth import streaming
 from pipeline.growth.certificate import certify
 from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.huggingface import open_huggingface
@@ -18,6 +18,7 @@ from pipeline.growth.probe import compare, probe
 from pipeline.growth.streamed_model import streamed_model
 from pipeline.recipe import GrowthConfig, TargetConfig
 from tests.fp16 import FP16
+from tests.pipeline.growth import check
 from tests.pipeline.growth.models import FAMILY_NAMES, small_model, state_of, tokens
 
 ROUNDING = 1e-12

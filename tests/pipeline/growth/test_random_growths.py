@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.growth import check
 from pipeline.growth.reasons import Exactness
+from tests.pipeline.growth import check
 from tests.pipeline.growth.random_growths import draw, outcome
 
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from pipeline.families import FAMILIES, target_config
-from pipeline.growth import check
 from pipeline.growth.axis_rules import AxisRules
 from pipeline.growth.departure_sentences import SENTENCES
 from pipeline.growth.duplicates import predict_duplicates
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Exactness, exactness, predict
 from pipeline.recipe import GrowthConfig, TargetConfig
+from tests.pipeline.growth import check
 
 WIDER, HEADS = {"hidden_size": 96}, {"num_attention_heads": 8, "num_key_value_heads": 4}
 MORE_LAYERS = {"num_hidden_layers": 4}

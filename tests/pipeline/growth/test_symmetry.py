@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from pipeline.families import FAMILIES, target_config
-from pipeline.growth import check
 from pipeline.growth.duplicates import predict_duplicates
 from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import predict
 from pipeline.recipe import GrowthConfig, TargetConfig
+from tests.pipeline.growth import check
 from tests.pipeline.growth.models import (
     POST_LAYER_NORM,
     RMS_NORM,

@@ -8,7 +8,6 @@ import torch
 
 from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, target_config
-from pipeline.growth import check
 from pipeline.growth.description import describe
 from pipeline.growth.duplicates import predict_duplicates
 from pipeline.growth.float64_casts import Float64Casts
@@ -20,6 +19,7 @@ from pipeline.growth.reasons import predict
 from pipeline.growth.state import Source
 from pipeline.growth.step_predictions import predict_moments, predict_steps
 from pipeline.recipe import GrowthConfig, TargetConfig
+from tests.pipeline.growth import check
 from tests.pipeline.growth.models import whole
 
 FOUR = {"num_experts": 4, "num_experts_per_tok": 2}

@@ -12,10 +12,10 @@ from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES
 from pipeline.flops.counts import PARTS, StepFlops
 from pipeline.flops.ledger import Ledger
-from pipeline.growth import check
 from pipeline.recipe import load_recipe
 from pipeline.report.card import Known, growths_and_step, known_of_run, model_card, run_of
 from pipeline.runs import JsonLines
+from tests.pipeline.growth import check
 from tests.pipeline.growth.models import small_model
 from tests.pipeline.report.grown_runs import finished_run
 

@@ -10,7 +10,6 @@ import torch
 from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES
 from pipeline.families.routing import routers
-from pipeline.growth import check
 from pipeline.growth.zero_sink import fill_buffers
 from pipeline.recipe import Recipe, RouterConfig
 from pipeline.runs.records import ROUTER_KEYS
@@ -19,6 +18,7 @@ from pipeline.training.engine import TrainedModel
 from pipeline.training.layers import prepare_model
 from pipeline.training.loop.balance import Balance, check_experts
 from pipeline.training.loop.train_state import TrainState
+from tests.pipeline.growth import check
 
 SEQUENCES, LENGTH, LAYERS, EXPERTS = 4, 12, 3, 4
 TOKENS = SEQUENCES * LENGTH

@@ -13,7 +13,6 @@ from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, graph_of, scratch_config
 from pipeline.flops.counts import ForwardFlops, training_step
 from pipeline.flops.peaks import Peak
-from pipeline.growth import check
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.integrity import seal
 from pipeline.growth.zero_files import TAG, write_zero3
@@ -26,6 +25,7 @@ from pipeline.training.preparation.preparation import preview_run
 from pipeline.training.run.dry_run import DryRun
 from pipeline.training.run.dry_run_page import DryRunPage
 from tests.families import DENSE
+from tests.pipeline.growth import check
 from tests.shards import write_prepared
 
 QUICKSTART = Path(__file__).parents[3] / "launch" / "recipes" / "quickstart.yaml"

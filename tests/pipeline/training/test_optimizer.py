@@ -11,7 +11,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.deepspeed.zero_layout import PartitionSlice
 from pipeline.families import FAMILIES, graph_of, scratch_config
-from pipeline.growth.check import small_config
 from pipeline.recipe import ModelConfig, OptimizerConfig
 from pipeline.training import adamw as adamw_module
 from pipeline.training import muon as muon_module
@@ -21,6 +20,7 @@ from pipeline.training.muon import FreezableMuon, Matrix, newton_schulz, orthogo
 from pipeline.training.optimizer import build_optimizer, optimizer_groups
 from pipeline.training.parameter_groups import cut
 from tests.distributed.engines import can_compile, is_built
+from tests.pipeline.growth.check import small_config
 
 OPTIONS = {"lr": 3e-3, "betas": (0.9, 0.98), "eps": 1e-3, "weight_decay": 0.1}
 SIZE, STEPS = 60, 12

@@ -11,13 +11,13 @@ from data_prep.tokenizers.training import train_tokenizer
 from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, TRAINED
 from pipeline.flops.ledger import Ledger
-from pipeline.growth.check import small_config
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.tokenizer_beside import check_beside
 from pipeline.training.directory.export import export
 from pipeline.training.preparation.tokenizers import check_source, check_training
 from tests.data_prep.prose import made_up_texts
 from tests.data_prep.tokenizers.forms import FORMS, TEXTS, write
+from tests.pipeline.growth.check import small_config
 from tests.pipeline.growth.models import small_model
 
 _OWN = [name for name, form in FORMS.items() if "slow" in name and "class alone" in name]

@@ -1,4 +1,4 @@
-"""Hold a family's graph against its Hugging Face class: `python -m pipeline.growth.check NAME`.
+"""Hold a family's graph against its Hugging Face class: `python -m tests.pipeline.growth.check NAME`.
 
 For whoever adds a family: every parameter's shape at two sizes, and growths of random models, in float64, against the class's
 own logits. What is called exact is to be exact, and what is not is to differ.
