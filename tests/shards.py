@@ -6,16 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.manifest import (
-    FORMAT,
-    HELDOUT,
-    MANIFEST,
-    SHARDS,
-    TOKENIZER,
-    TRAIN,
-    UNIGRAMS,
-    PreparedData,
-)
+from data_prep.manifest import FORMAT, HELDOUT, MANIFEST, SHARDS, TOKENIZER, TRAIN, UNIGRAMS, PreparedData
 from data_prep.shards import Shard, ShardWriter, bin_path, idx_path
 from data_prep.storage.arrays import write_array
 from data_prep.storage.block_digests import write_block_digests

@@ -25,18 +25,7 @@ from pipeline.planning.compared_runs import (
     predicted_by,
 )
 from pipeline.planning.law import check_enough, check_tokens, fit, setting_of, training_of, uncertain
-from pipeline.planning.page import (
-    Answer,
-    figure,
-    ground,
-    in_markdown,
-    lead,
-    title,
-    to_html,
-    to_markdown,
-    to_rows,
-    warnings,
-)
+from pipeline.planning.page import Answer, figure, ground, in_markdown, lead, title, to_html, to_markdown, to_rows, warnings
 from pipeline.planning.pilots import pilot_recipe, pilots
 from pipeline.planning.predictions import Predictor
 from pipeline.planning.question import of_target, question_of, vocabulary
@@ -156,11 +145,7 @@ def _pilots(arguments: argparse.Namespace, recipe: Recipe, question: Question, k
 
 
 def _answer(
-    question: Question,
-    rate: float,
-    entries: Sequence[RunEntry],
-    piloted: Sequence[RunEntry],
-    predicted: Mapping[Path, Recipe],
+    question: Question, rate: float, entries: Sequence[RunEntry], piloted: Sequence[RunEntry], predicted: Mapping[Path, Recipe]
 ) -> Answer:
     """Fit the law, and look for schedules by it."""
     # Of settings in which nothing grew only the question's own says anything.

@@ -75,11 +75,7 @@ def _graph(
 ) -> Model:
     std, tied = config.initializer_range, config.tie_word_embeddings
     embeddings = f"{name}.embeddings."
-    tables = {
-        "word_embeddings": "vocab",
-        "position_embeddings": "positions",
-        "token_type_embeddings": "segments",
-    }
+    tables = {"word_embeddings": "vocab", "position_embeddings": "positions", "token_type_embeddings": "segments"}
     sizes = port_sizes(config) | {"positions": config.max_position_embeddings, "segments": config.type_vocab_size}
     return Model(
         sizes | ({"pooled": sizes[RESIDUAL], "pair_classes": 2} if pair_head else {}),

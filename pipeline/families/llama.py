@@ -21,10 +21,7 @@ _BPE_OR_WORDS = ("sentencepiece_bpe", "byte_level_bpe", "wordpiece")
 _BIASED = {"attention_bias": True}
 
 LLAMA = decoder(
-    LlamaForCausalLM,
-    refused={"pretraining_tp": (1, None)},
-    tokenizers=_BPE_OR_WORDS,
-    variants=(_BIASED | {"mlp_bias": True},),
+    LlamaForCausalLM, refused={"pretraining_tp": (1, None)}, tokenizers=_BPE_OR_WORDS, variants=(_BIASED | {"mlp_bias": True},)
 )
 
 # A sliding window.

@@ -9,13 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from transformers import (
-    MixtralForCausalLM,
-    OlmoeForCausalLM,
-    PretrainedConfig,
-    Qwen2MoeForCausalLM,
-    Qwen3MoeForCausalLM,
-)
+from transformers import MixtralForCausalLM, OlmoeForCausalLM, PretrainedConfig, Qwen2MoeForCausalLM, Qwen3MoeForCausalLM
 
 from pipeline.families.base import size_of
 from pipeline.families.decoder import HEAD_NORM, decoder, decoder_graph, pre_norm_layer, self_attention
@@ -112,10 +106,7 @@ QWEN2_MOE, QWEN3_MOE = (
         variants=(variant, {"mlp_only_layers": [0]}),
         kept=(*_KEPT, "use_sliding_window", "norm_topk_prob"),
     )
-    for model_class, variant in (
-        (Qwen2MoeForCausalLM, {"qkv_bias": False}),
-        (Qwen3MoeForCausalLM, {"attention_bias": True}),
-    )
+    for model_class, variant in ((Qwen2MoeForCausalLM, {"qkv_bias": False}), (Qwen3MoeForCausalLM, {"attention_bias": True}))
 )
 
 OLMOE = decoder(

@@ -9,16 +9,7 @@ from transformers import ModernBertForMaskedLM, PretrainedConfig
 from pipeline.families.base import Family
 from pipeline.families.graph import Attention, Branch, Head, Layer, Mlp, Model, Stack
 from pipeline.families.layer_lists import layer_kind
-from pipeline.families.nodes import (
-    GATE_AND_UP,
-    attention_output,
-    fused_heads,
-    layer_norm,
-    linear,
-    port_sizes,
-    rotary,
-    score,
-)
+from pipeline.families.nodes import GATE_AND_UP, attention_output, fused_heads, layer_norm, linear, port_sizes, rotary, score
 from pipeline.families.primitives import Embedding, Norm
 from pipeline.families.tensors import STREAM, UNITS
 

@@ -10,11 +10,7 @@ from pipeline.families.primitives import Linear, Norm, Rotary
 from pipeline.families.rope import rope_sets
 from pipeline.families.tensors import KEY_PORTS, MIXED, QUERY_PORTS, STREAM, UNITS, Axis, AxisPart, Init
 
-_QUERY_KEY_VALUE = (
-    Axis.of(*QUERY_PORTS, part="query"),
-    Axis.of(*KEY_PORTS, part="key"),
-    Axis.of(*KEY_PORTS, part="value"),
-)
+_QUERY_KEY_VALUE = (Axis.of(*QUERY_PORTS, part="query"), Axis.of(*KEY_PORTS, part="key"), Axis.of(*KEY_PORTS, part="value"))
 GATE_AND_UP = Axis((AxisPart(("ffn",), "gate"), AxisPart(("ffn",), "up")))
 """Both in one matrix; the activation reads the first half."""
 

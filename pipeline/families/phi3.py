@@ -22,8 +22,7 @@ def layer(prefix: str, config: PretrainedConfig) -> Layer:
         score=score(config),
     )
     mlp = Mlp(
-        (linear(prefix + "mlp.gate_up_proj", GATE_AND_UP, init=std),),
-        linear(prefix + "mlp.down_proj", STREAM, UNITS, init=std),
+        (linear(prefix + "mlp.gate_up_proj", GATE_AND_UP, init=std),), linear(prefix + "mlp.down_proj", STREAM, UNITS, init=std)
     )
     return pre_norm_layer(prefix, attention, mlp)
 

@@ -180,11 +180,7 @@ def test_what_auto_took_is_told_with_its_reason_and_the_expansion_is_a_recipe():
         ({"sizes": [{"hidden_size": 128}]}, {}, "sizes.0: its hidden_size 128 is larger than the next size's 64"),
         ({"sizes": [{"hidden_size": 32, "num_attention_heads": 1}]}, {}, "sizes.0: its head_dim 32 is larger than the next"),
         ({"sizes": [{"num_hidden_layers": 12}]}, {}, "sizes.0: it equals the next size, so that nothing would grow"),
-        (
-            {"sizes": [{"hidden_size": 40}]},
-            {},
-            "num_attention_heads: the model's 4 does not scale by hidden_size 64 -> 40",
-        ),
+        ({"sizes": [{"hidden_size": 40}]}, {}, "num_attention_heads: the model's 4 does not scale by hidden_size 64 -> 40"),
         ({"sizes": [{"num_experts": 2}]}, {}, "progressive.model does not set num_experts"),
         ({"sizes": [{"hiden_size": 2}]}, {}, "unknown key 'progressive.sizes.0.hiden_size'; did you mean 'hidden_size'?"),
         ({"sizes": [{}]}, {}, "progressive.sizes.0: a size names what differs"),

@@ -131,16 +131,10 @@ def test_overrides_reach_sections_lists_and_numbers_in_any_notation():
             "stages.submodels: a length in `steps` and another in `epochs`: leave one out, or set it to null",
         ),
         ("stages=[{name: a}]", "stages.a: a length is missing: steps, epochs, tokens or flops"),
-        (
-            "stages=[{name: a, steps: 1}, {name: b, grow: {hidden_siz: 3}}]",
-            "'stages.b.grow.hidden_siz'; did you mean",
-        ),
+        ("stages=[{name: a, steps: 1}, {name: b, grow: {hidden_siz: 3}}]", "'stages.b.grow.hidden_siz'; did you mean"),
         ("stages=[{name: a, steps: 1}, {name: b, grow: {hidden_size: 3}}]", "each growth needs training before and after it"),
         ("stages.0.trainable=[head]", "leave one out"),
-        (
-            "stages.1.trainable=[layer.3]",
-            "stages.full.trainable.0: parameters are named embeddings, head, layers, added",
-        ),
+        ("stages.1.trainable=[layer.3]", "stages.full.trainable.0: parameters are named embeddings, head, layers, added"),
         ("stages.1.groups=[{parameters: [head]}]", "stages.full.groups.0: a group gives its parameters an `lr`"),
         ("stages.1.schedule={span: run}", "a stage's own schedule spans that stage"),
         ("stages.1.weights={wiki: 1}", "`weights` goes with data.shards"),
@@ -247,13 +241,7 @@ TRAIN = {"name": "a", "steps": 1}
     ],
 )
 def test_a_targets_tokenizer_that_cannot_be_that_of_all_text_is_refused(changed, words):
-    recipe = {
-        "run_dir": "r",
-        "source": {"path": "s"},
-        "target": {"tokenizer": "t"},
-        "data": {"shards": "d"},
-        "stages": [TRAIN],
-    }
+    recipe = {"run_dir": "r", "source": {"path": "s"}, "target": {"tokenizer": "t"}, "data": {"shards": "d"}, "stages": [TRAIN]}
     assert Recipe.model_validate(recipe).target.tokenizer == "t"
     with pytest.raises(ValueError, match=words):
         Recipe.model_validate(recipe | changed)

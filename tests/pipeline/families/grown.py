@@ -1,18 +1,23 @@
 """Small random models of families, in float64: saved, grown, and grown from directory to directory."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
-from pipeline.families import FAMILIES, target_config
+from pipeline.families import FAMILIES, family_of, graph_of, target_config
+from pipeline.growth.float64_casts import Float64Casts
+from pipeline.growth.fused_parameters import stored_of
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.plan import GrowthPlan, plan_growth
 from pipeline.recipe import GrowthConfig, TargetConfig
 from tests.pipeline.growth import check
 
 IDS = torch.randint(4, 61, (2, 24), generator=torch.Generator().manual_seed(2))
+PUBLISHED = json.loads((Path(__file__).parent / "published.json").read_text(encoding="utf-8"))
+"""The content of config.json as models are published with, by name."""
 
 
 def random(name: str, **options: Any) -> PreTrainedModel:
@@ -27,9 +32,19 @@ def saved(directory: Path, name: str, **options: Any) -> PreTrainedModel:
     return model
 
 
-def logits(name: str, model: PreTrainedModel) -> torch.Tensor:
-    """Its logits of IDS."""
-    return check.logits(FAMILIES[name], model, IDS)
+def logits(model: PreTrainedModel, ids: torch.Tensor = IDS) -> torch.Tensor:
+    """Its logits of tokens."""
+    return check.logits(family_of(model.config), model, ids)
+
+
+def plan_of(config: PretrainedConfig, sizes: dict[str, Any], growth: dict[str, Any] | None = None) -> GrowthPlan:
+    """The growth of a configuration to a target's sizes."""
+    return plan_growth(config, target_config(config, TargetConfig(**sizes)), GrowthConfig(**growth or {}), 1, stock=True)
+
+
+def moved_by(plan: GrowthPlan, model: PreTrainedModel) -> float:
+    """By how much a growth of the model moves its logits."""
+    return (logits(check.grown_model(plan, model)) - logits(model)).abs().max().item()
 
 
 def grown(
@@ -37,10 +52,18 @@ def grown(
 ) -> tuple[GrowthPlan, PreTrainedModel, PreTrainedModel, float]:
     """The plan, the source's model and the grown one, and by how much logits move."""
     model = random(name, **options)
-    config = check.small_config(FAMILIES[name], **options)
-    plan = plan_growth(config, target_config(config, TargetConfig(**sizes)), GrowthConfig(**growth or {}), 1, stock=True)
+    plan = plan_of(check.small_config(FAMILIES[name], **options), sizes, growth)
     after = check.grown_model(plan, model)
-    return plan, model, after, (logits(name, after) - logits(name, model)).abs().max().item()
+    return plan, model, after, (logits(after) - logits(model)).abs().max().item()
+
+
+def gradients(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """The gradient of each stored parameter, of the loss of IDS."""
+    with Float64Casts():
+        model(input_ids=IDS, labels=IDS).loss.backward()
+    held = {name: check.Whole(parameter.grad) for name, parameter in model.named_parameters()}
+    found = stored_of(graph_of(model.config), held)
+    return {name: tensor.rows(0, tensor.shape[0]) for name, tensor in found.items()}
 
 
 def offline(

@@ -18,31 +18,11 @@ WRONG = [None, "abc", -1, 0, 3, 1.5, True, [], {"a": 1}, 10**20, float("nan")]
 """Other types, and values that no model has."""
 
 BESIDES = (
-    "architectures",
-    "attn_implementation",
-    "attribute_map",
-    "chunk_size_feed_forward",
-    "dtype",
-    "head_dim",
-    "id2label",
-    "intermediate_size",
-    "layer_types",
-    "n_inner",
-    "num_key_value_heads",
-    "num_labels",
-    "output_attentions",
-    "output_hidden_states",
-    "per_layer_config",
-    "position_embedding_type",
-    "pruned_heads",
-    "quantization_config",
-    "return_dict",
-    "rope_scaling",
-    "rope_theta",
-    "to_dict",
-    "torch_dtype",
-    "use_return_dict",
-)
+    "architectures attn_implementation attribute_map chunk_size_feed_forward dtype head_dim id2label intermediate_size "
+    "layer_types n_inner num_key_value_heads num_labels output_attentions output_hidden_states per_layer_config "
+    "position_embedding_type pruned_heads quantization_config return_dict rope_scaling rope_theta to_dict torch_dtype "
+    "use_return_dict"
+).split()
 """Keys of older versions, of other families and of nothing at all."""
 
 
@@ -172,18 +152,12 @@ def test_a_share_of_a_head_that_positions_turn_is_refused_or_makes_a_model_that_
 @pytest.mark.parametrize(
     ("family", "changes", "says"),
     [
-        (
-            "mistral",
-            {"num_key_value_heads": 0},
-            "num_key_value_heads: a whole number from 1 to 67108864 is expected, and the value is 0",
-        ),
+        ("mistral", {"num_key_value_heads": 0}, "num_key_value_heads: a whole number from 1 to 67108864 is expected, and the "
+         "value is 0"),
         ("llama", {"num_key_value_heads": 0}, "num_key_value_heads: a whole number from 1"),
         ("mistral", {"num_key_value_heads": 3}, "num_key_value_heads: 3 does not divide num_attention_heads 4"),
-        (
-            "llama",
-            {"rope_scaling": {"type": "su", "factor": 2.0}, "rope_parameters": None},
-            "rope_parameters.rope_type: one of default, ",
-        ),
+        ("llama", {"rope_scaling": {"type": "su", "factor": 2.0}, "rope_parameters": None},
+         "rope_parameters.rope_type: one of default, "),
         ("gpt2", {"n_head": 0}, "n_head: a whole number from 1"),
         ("gpt2", {"n_embd": 33}, "num_attention_heads: 4 heads of 8 channels do not make up hidden_size 33"),
         ("gpt2", {"n_layer": -1}, "n_layer: a whole number from 1"),
@@ -225,6 +199,24 @@ def test_a_share_of_a_head_that_positions_turn_is_refused_or_makes_a_model_that_
         ("phi3", {"rope_parameters": PLAIN | {"partial_rotary_factor": 1.5}},
          "rope_parameters.partial_rotary_factor: a number up to 1"),
         ("llama", {"num_hidden_layers": 10**12}, "num_hidden_layers: 1000000000000 is more than the 10000"),
+        ("modernbert", {"local_attention": 0}, "local_attention: a whole number"),
+        ("modernbert", {"head_dim": 8}, "head_dim: 8 is not supported"),
+        ("modernbert", {"initializer_cutoff_factor": 0.0}, "initializer_cutoff_factor: a number from"),
+        ("modernbert", {"layer_types": ["full_attention"]}, "the number of `layer_types` (1)"),
+        ("distilbert", {"sinusoidal_pos_embds": True}, "sinusoidal_pos_embds: True is not supported"),
+        ("distilbert", {"activation": "gleu"}, "activation: an activation that transformers knows"),
+        ("distilbert", {"hidden_dim": 0}, "hidden_dim: a whole number from 1"),
+        ("distilbert", {"dim": -4}, "dim: a whole number from 1"),
+        ("deepseek_v3", {"n_group": 3}, "n_group: a number of equal groups of at least two of the 4 experts"),
+        ("deepseek_v3", {"n_group": None}, "n_group: a whole number from 1 to"),
+        ("deepseek_v3", {"topk_group": 3}, "topk_group: a number up to n_group 2"),
+        ("deepseek_v3", {"num_experts_per_tok": 3}, "num_experts_per_tok: a number up to the 2 experts of topk_group 1 groups"),
+        ("deepseek_v3", {"num_key_value_heads": 2}, "num_key_value_heads: deepseek_v3 has as many as num_attention_heads, 4"),
+        ("deepseek_v3", {"head_dim": 24}, "head_dim: qk_rope_head_dim 8, as the class takes it, is expected"),
+        ("deepseek_v3", {"kv_lora_rank": 0}, "kv_lora_rank: a whole number"),
+        ("deepseek_v3", {"first_k_dense_replace": None}, "first_k_dense_replace: a whole number from 0"),
+        ("deepseek_v3", {"first_k_dense_replace": -1}, "first_k_dense_replace: a whole number from 0"),
+        ("deepseek_v3", {"scoring_func": "softmax"}, "scoring_func: 'softmax' is not supported; set it to 'sigmoid'"),
         ("llama", {"architectures": "LlamaForCausalLM"}, "architectures: a list of class names is expected"),
         ("llama", {"quantization_config": "gptq"}, "quantization_config: a mapping is expected"),
     ],

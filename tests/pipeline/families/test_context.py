@@ -10,10 +10,9 @@ from pipeline.common.config import validate
 from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, context, target_config
 from pipeline.growth import listing
-from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Exactness, exactness, predict
-from pipeline.recipe import GrowthConfig, TargetConfig
-from tests.pipeline.families.grown import certified, offline, saved
+from pipeline.recipe import TargetConfig
+from tests.pipeline.families.grown import certified, logits, offline, plan_of, saved
 from tests.pipeline.growth import check
 
 MIXED = {"layer_types": ["full_attention", "sliding_attention", "full_attention"]}
@@ -47,8 +46,7 @@ def test_sequences_change_from_the_length_that_is_told(name, options, target, le
     family = FAMILIES[name]
     config = check.small_config(family, **options)
     model = check.random_model(family, config, 1)
-    wanted = target_config(config, validate(TargetConfig, target, "target"))
-    plan = plan_growth(config, wanted, GrowthConfig(), 1, stock=True)
+    plan = plan_of(config, target)
     assert [change.length for change in plan.context] == [length]
     assert exactness(predict(plan)) is Exactness.BY_DESIGN
     first = family.objective == "clm" and (length == 1 or "rope_parameters" not in target)
@@ -57,8 +55,7 @@ def test_sequences_change_from_the_length_that_is_told(name, options, target, le
     grown = check.grown_model(plan, model)
     for tokens, changes in ((length, False), (length + 1, True)):
         ids = torch.randint(4, 61, (1, tokens), generator=torch.Generator().manual_seed(2))
-        before, after = (check.logits(family, one, ids) for one in (model, grown))
-        moved = (after - before).abs().amax(dim=(0, 2))
+        moved = (logits(grown, ids) - logits(model, ids)).abs().amax(dim=(0, 2))
         # In float64 what is exact moves by 1e-13.
         assert bool((moved > 1e-9).any()) is changes, moved
         if changes and family.objective == "clm":
@@ -132,8 +129,7 @@ def test_transformers_warns_of_no_key_that_is_taken_and_of_others_that_are_not(k
 def test_what_is_said_and_changes_nothing_is_exact():
     """The source's own theta, and a longer table of a type that does not look at it."""
     config = check.small_config(FAMILIES["llama"], rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4})
-    target = target_config(config, TargetConfig(rope_theta=1e4, max_position_embeddings=400))
-    assert predict(plan_growth(config, target, GrowthConfig(), 1)) == []
+    assert predict(plan_of(config, {"rope_theta": 1e4, "max_position_embeddings": 400})) == []
 
 
 def test_a_certificate_says_by_how_much_logits_move_inside_and_beyond_the_sources_positions(tmp_path):
@@ -153,8 +149,7 @@ def test_a_certificate_says_by_how_much_logits_move_inside_and_beyond_the_source
 
 def test_a_window_that_the_class_takes_for_the_same_is_no_change():
     config = check.small_config(FAMILIES["modernbert"], **MIXED, local_attention=6)
-    target = target_config(config, TargetConfig(local_attention=7))
-    assert predict(plan_growth(config, target, GrowthConfig(), 1)) == []
+    assert predict(plan_of(config, {"local_attention": 7})) == []
 
 
 def test_a_source_that_was_lengthened_before_says_what_it_was_pretrained_at():
@@ -211,11 +206,7 @@ def test_what_a_target_file_does_not_say_is_the_sources(tmp_path):
 
 @pytest.mark.parametrize(
     "target",
-    [
-        {"rope_theta": 5.0, "rope_parameters": {"rope_theta": 6.0}},
-        {"sliding_window": "half"},
-        {"sliding_window": True},
-    ],
+    [{"rope_theta": 5.0, "rope_parameters": {"rope_theta": 6.0}}, {"sliding_window": "half"}, {"sliding_window": True}],
 )
 def test_a_key_with_two_values_or_none_is_refused(target):
     with pytest.raises(UserError, match=r"leave one out|a number of tokens is expected, or `full`"):

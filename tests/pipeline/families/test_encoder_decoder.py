@@ -17,11 +17,10 @@ from pipeline.growth import probe
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.listing import listing
 from pipeline.growth.offline import OfflineGrowth, Request
-from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Exactness, exactness, predict
 from pipeline.recipe import GrowthConfig, ModelConfig, TargetConfig
 from pipeline.report.card import Known, model_card
-from tests.pipeline.families.grown import IDS, certified
+from tests.pipeline.families.grown import certified, logits, moved_by, plan_of
 from tests.pipeline.growth import check
 
 T5 = FAMILIES["t5"]
@@ -37,13 +36,9 @@ def small(**options):
     return config, check.random_model(T5, config, 1)
 
 
-def logits(model):
-    return check.logits(T5, model, IDS)
-
-
 def grown(config, model, sizes, **growth):
     """By how much logits move, and what was said of them."""
-    plan = plan_growth(config, target_config(config, TargetConfig(**sizes)), GrowthConfig(**growth), 1, stock=True)
+    plan = plan_of(config, sizes, growth)
     found = check.grown_model(plan, model)
     return (logits(found) - logits(model)).abs().max().item(), exactness(predict(plan)), found
 
@@ -96,10 +91,10 @@ def test_no_layer_of_one_stack_is_made_of_the_others(layers):
 @pytest.mark.parametrize("key", ["scale_decoder_outputs", "relative_attention_max_distance", "layer_norm_epsilon"])
 def test_constants_stay_the_sources(key):
     config, model = small(**V11)
-    plan = plan_growth(config, target_config(config, TargetConfig(hidden_size=96)), GrowthConfig(), 1, stock=True)
+    plan = plan_of(config, {"hidden_size": 96})
     values = {"scale_decoder_outputs": True, "relative_attention_max_distance": 20, "layer_norm_epsilon": 1e-2}
     setattr(plan.config, key, values[key])
-    assert (logits(check.grown_model(plan, model)) - logits(model)).abs().max() > 1e-3
+    assert moved_by(plan, model) > 1e-3
     with pytest.raises(UserError, match=rf"{key}: .* is not the source's .*, which growth keeps"):
         check_growth(config, plan.config, "target.")
 
@@ -107,13 +102,13 @@ def test_constants_stay_the_sources(key):
 def test_the_table_of_relative_positions_moves_with_the_heads():
     """A table whose columns are in another order than the heads is seen, by the derivation and by logits."""
     config, model = small(**V11)
-    plan = plan_growth(config, target_config(config, TargetConfig(num_attention_heads=8)), GrowthConfig(), 1, stock=True)
+    plan = plan_of(config, {"num_attention_heads": 8})
     name = "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
     rows, columns = plan.index_maps[name]
     turned = dataclasses.replace(columns, indices=columns.indices.flip(0))
     other = dataclasses.replace(plan, index_maps={**plan.index_maps, name: (rows, turned)})
-    assert (logits(check.grown_model(plan, model)) - logits(model)).abs().max() < EXACT
-    assert (logits(check.grown_model(other, model)) - logits(model)).abs().max() > 1e-2
+    assert moved_by(plan, model) < EXACT
+    assert moved_by(other, model) > 1e-2
 
 
 def published(directory, model, *, said, drop=(), more=None):
@@ -183,9 +178,8 @@ def test_a_sample_of_layers_is_taken_of_each_stack(tmp_path, monkeypatch):
     _, model = small(**V11, num_hidden_layers=5, num_decoder_layers=4)
     model.save_pretrained(tmp_path)
     source = open_huggingface(tmp_path)
-    target = target_config(source.config, TargetConfig(hidden_size=96, num_decoder_layers=6))
     monkeypatch.setattr(probe, "WHOLE_PARAMETERS", 0)
-    plan = plan_growth(source.config, target, GrowthConfig(), 1, stock=True)
+    plan = plan_of(source.config, {"hidden_size": 96, "num_decoder_layers": 6})
     measured = probe.compare(source, plan, plan.config)
     assert measured["source_layers"] == [0, 2, 4, 5, 6, 8]
     assert [plan.layers[layer].source for layer in measured["target_layers"]] == [0, 2, 4, 5, 5, 6, 8]

@@ -8,12 +8,10 @@ import pytest
 import torch
 
 from pipeline.common.errors import UserError
-from pipeline.families import FAMILIES, check_parameters, depth_keys, family_of, target_config
+from pipeline.families import FAMILIES, check_parameters, depth_keys, family_of
 from pipeline.growth.float64_casts import Float64Casts
-from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Exactness, exactness, predict
-from pipeline.recipe import GrowthConfig, TargetConfig
-from tests.pipeline.families.grown import certified, grown, logits
+from tests.pipeline.families.grown import certified, grown, logits, moved_by, plan_of
 from tests.pipeline.growth import check
 
 PRE_NORM = sorted(name for name, family in FAMILIES.items() if family.objective != "mlm")
@@ -21,9 +19,7 @@ DEEPENED = [*PRE_NORM, "modernbert"]
 """Those that added layers leave as they are."""
 
 OPTIONS = {
-    "llama": [
-        {"attention_bias": True, "mlp_bias": True},
-    ],
+    "llama": [{"attention_bias": True, "mlp_bias": True}],
     "qwen3": [{"attention_bias": True}],
     "gpt_neox": [{"use_parallel_residual": False}, {"attention_bias": False}],
     "stablelm": [{"use_parallel_residual": True}, {"use_qkv_bias": True}],
@@ -87,14 +83,12 @@ def _hold(name, options, capsys):
     assert exact <= {growth for growth, outcome in found.items() if outcome.exactness is Exactness.EXACT}
 
 
-def moved(name, change, sizes, **options):
-    """By how much logits move where the grown model's configuration or weights are changed by hand."""
-    family = FAMILIES[name]
-    config = check.small_config(family, **options)
-    model = check.random_model(family, config, 1)
-    plan = plan_growth(config, target_config(config, TargetConfig(**sizes)), GrowthConfig(), 1, stock=True)
-    grown = check.grown_model(dataclasses.replace(plan, config=change(plan.config) or plan.config), model)
-    return (logits(name, grown) - logits(name, model)).abs().max().item()
+def moved(name, change, options):
+    """By how much logits move in five layers whose configuration is changed by hand."""
+    config = check.small_config(FAMILIES[name], **options)
+    plan = plan_of(config, {"num_hidden_layers": 5})
+    change(plan.config)
+    return moved_by(plan, check.random_model(FAMILIES[name], config, 1))
 
 
 @pytest.mark.parametrize(
@@ -125,8 +119,8 @@ def test_lists_of_layers_go_with_the_layers_that_they_are_of(name, key, values, 
         assert getattr(config, key) != values
         setattr(config, key, values)
 
-    assert moved(name, lambda config: None, {"num_hidden_layers": 5}, **options) < 1e-11
-    assert moved(name, anew, {"num_hidden_layers": 5}, **options) > 1e-2
+    assert moved(name, lambda config: None, options) < 1e-11
+    assert moved(name, anew, options) > 1e-2
 
 
 def constants(family, config):
@@ -141,14 +135,8 @@ def test_constants_stay_the_sources_and_others_would_move_logits(name):
     others = OPTIONS[name][0] if name in ("granite", "cohere") else {}
     config = check.small_config(family, num_hidden_layers=1, **others)
     model = check.random_model(family, config, 1)
-    target = target_config(config, TargetConfig(hidden_size=128))
-    plan = plan_growth(config, target, GrowthConfig(), 1, stock=True)
-    before = logits(name, model)
-
-    def moved(config):
-        return (logits(name, check.grown_model(dataclasses.replace(plan, config=config), model)) - before).abs().max().item()
-
-    assert moved(plan.config) < 1e-11 * max(1.0, before.abs().max().item())
+    plan = plan_of(config, {"hidden_size": 128})
+    assert moved_by(plan, model) < 1e-11 * max(1.0, logits(model).abs().max().item())
     keys = constants(family, config)
     assert keys or name == "distilbert"  # Its epsilon is no key.
     for key in keys:
@@ -156,7 +144,7 @@ def test_constants_stay_the_sources_and_others_would_move_logits(name):
         assert getattr(plan.config, key) == value, key
         changed = copy.deepcopy(plan.config)
         setattr(changed, key, type(value)(2 * value) if key in (*family.factors, *family.caps) else 1e-2)
-        assert moved(changed) > 1e-5, key
+        assert moved_by(dataclasses.replace(plan, config=changed), model) > 1e-5, key
 
 
 @pytest.mark.parametrize(
@@ -167,8 +155,7 @@ def test_an_interval_that_a_grown_list_of_layers_contradicts_is_left_out(name, k
     config = check.small_config(family, **{key: 3})
 
     def written(growth, **sizes):
-        target = target_config(config, TargetConfig(**sizes))
-        content = plan_growth(config, target, GrowthConfig(**growth), 1, stock=True).config.to_dict()
+        content = plan_of(config, sizes, growth).config.to_dict()
         assert family.config_class.from_dict(content).layer_types == content["layer_types"]
         return content
 
@@ -184,7 +171,7 @@ def test_a_scale_of_embeddings_that_follows_the_width_is_made_up_for(name):
     _, model, after, moved = grown(name, {"hidden_size": 96})
     assert moved < 1e-11
     after.model.embed_tokens.embed_scale.copy_(model.model.embed_tokens.embed_scale)
-    assert (logits(name, after) - logits(name, model)).abs().max() > 1e-2
+    assert (logits(after) - logits(model)).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize(
@@ -228,8 +215,7 @@ def test_a_layer_that_is_silent_by_zero_writers_under_a_norm_would_jump():
 def deeper(family, config, model, **sizes):
     """A model with a silent layer behind each of its own."""
     deeper = {key: 2 * getattr(config, key) for key in depth_keys(family.config_class)}
-    target = target_config(config, TargetConfig(**deeper | sizes))
-    return check.grown_model(plan_growth(config, target, GrowthConfig(depth="interleave"), 1, stock=True), model)
+    return check.grown_model(plan_of(config, deeper | sizes, {"depth": "interleave"}), model)
 
 
 def trained(model, steps=10):

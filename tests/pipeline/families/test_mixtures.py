@@ -8,17 +8,16 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.common.errors import UserError
-from pipeline.families import FAMILIES, read_config, target_config
+from pipeline.families import FAMILIES, read_config
 from pipeline.growth.duplicates import predict_duplicates
 from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.fused_parameters import parameters_of, stored_of
 from pipeline.growth.grown_tensor import GrownTensor, MeasuredTensor
 from pipeline.growth.listing import listing
 from pipeline.growth.moments import moment_maps
-from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Exactness, exactness, predict
-from pipeline.recipe import GrowthConfig, TargetConfig
-from tests.pipeline.families.grown import IDS, certified, grown, offline, saved
+from pipeline.recipe import TargetConfig
+from tests.pipeline.families.grown import IDS, certified, gradients, grown, offline, plan_of, saved
 from tests.pipeline.growth import check
 
 MIXTURES = ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe"]
@@ -65,8 +64,7 @@ def test_layers_without_experts_stay_those_that_they_are_made_of(depth, dense):
 
 def test_a_step_of_sparse_layers_becomes_a_list_where_growth_breaks_it():
     config = check.small_config(FAMILIES["qwen3_moe"], num_hidden_layers=4, decoder_sparse_step=2)
-    target = target_config(config, TargetConfig(num_hidden_layers=6))
-    plan = plan_growth(config, target, GrowthConfig(depth="interleave"), 1)
+    plan = plan_of(config, {"num_hidden_layers": 6}, {"depth": "interleave"})
     sparse = [
         any(tensor.expert is not None and tensor.layer == layer for tensor in plan.tensors.values()) for layer in range(6)
     ]
@@ -78,26 +76,16 @@ def test_a_step_of_sparse_layers_becomes_a_list_where_growth_breaks_it():
 def test_copies_of_an_expert_share_its_gradient_and_its_moments_follow(name):
     """m / 2 and v / 4 of twice as many experts of which twice as many are chosen; a router starts without."""
     plan, model, after, _ = grown(name, {"num_experts": 8}, {"symmetry": "none", "width": "exact_aki"})
-    gradients = []
-    for one, graph in ((model, plan.source_graph), (after, plan.graph)):
-        with Float64Casts():
-            one(input_ids=IDS, labels=IDS).loss.backward()
-        found = {key: check.Whole(parameter.grad) for key, parameter in one.named_parameters()}
-        gradients.append(stored_of(graph, found))
-    before, now = gradients
-    checked = 0
-    for tensor in plan.tensors.values():
-        if tensor.expert is None:
-            continue
+    before, now = gradients(model), gradients(after)
+    experts = [tensor for tensor in plan.tensors.values() if tensor.expert is not None]
+    assert len(experts) == 8 * 3 * 3
+    for tensor in experts:
         source = before[plan.source_name(tensor)]
         maps = moment_maps(plan.index_maps[tensor.name], False).maps
         for key, power in (("exp_avg", 1), ("exp_avg_sq", 2)):
-            held = MeasuredTensor(check.Whole(source.rows(0, source.shape[0]) ** power))
+            held = MeasuredTensor(check.Whole(source**power))
             kept = GrownTensor((), held, held, maps[key], dtype=torch.float64).rows(0, tensor.shape(plan.graph.sizes)[0])
-            wanted = now[tensor.name].rows(0, now[tensor.name].shape[0]) ** power
-            torch.testing.assert_close(kept, wanted, rtol=1e-9, atol=1e-14)
-        checked += 1
-    assert checked == 8 * 3 * 3
+            torch.testing.assert_close(kept, now[tensor.name] ** power, rtol=1e-9, atol=1e-14)
     router = next(each.name for each in plan.tensors.values() if each.name.endswith("gate.weight"))
     assert not plan.index_maps[router][0].keeps_moments.any()
 

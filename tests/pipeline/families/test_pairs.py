@@ -12,7 +12,6 @@ from pipeline.families import FAMILIES, PAIR_FAMILIES, check_growth, check_param
 from pipeline.growth import probe as probing
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.huggingface_sink import write_huggingface
-from pipeline.growth.initialization import initialized
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.probe import compare
 from pipeline.growth.sources import open_source
@@ -79,18 +78,6 @@ def test_a_model_from_scratch_has_the_head_where_pairs_are_asked_for(tmp_path):
     assert family_of(scratch_config(described, 20, 2, 9)) is FAMILIES["bert"]
     with pytest.raises(UserError, match=r"data\.pairs: roberta has no head on sentence pairs; use bert"):
         scratch_config(described.model_copy(update={"family": "roberta"}), 20, 2, 9, pairs=True)
-
-
-def test_fresh_weights_have_the_deviations_of_the_hugging_face_class():
-    config = BertConfig(**{**SIZES, "hidden_size": 64})
-    theirs, ours = dict(BertForPreTraining(config).named_parameters()), initialized(PAIR_FAMILIES["bert"], config, 3)
-    for name in ("bert.pooler.dense.weight", "cls.seq_relationship.weight"):
-        mine = ours[name].rows(0, ours[name].shape[0])
-        # Six deviations of the difference of two estimates from 128 and more draws.
-        slack = 6 * theirs[name].std().item() * (2 / (2 * mine.numel())) ** 0.5
-        assert abs(mine.std().item() - theirs[name].std().item()) <= slack
-    for name in ("bert.pooler.dense.bias", "cls.seq_relationship.bias"):
-        assert not ours[name].rows(0, ours[name].shape[0]).any() and not theirs[name].any()
 
 
 @pytest.mark.parametrize("source", ["BertForMaskedLM", "BertForPreTraining"])
