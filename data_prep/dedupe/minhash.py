@@ -110,7 +110,7 @@ class MinHash:
                 original = np.isin(numbers, copies, invert=True)
                 if original.any():
                     yield numbers[original], [text for text, wanted in zip(texts, original, strict=True) if wanted]
-                advance(part.size * len(texts) // part.documents)
+                advance(part.bytes * len(texts) // part.documents)
 
     def _mapped(self, group: Group, kind: str) -> np.ndarray:
         return mapped(self._parts.root / array_file(self, f"{group.name}.{kind}"))

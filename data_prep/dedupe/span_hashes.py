@@ -38,7 +38,7 @@ class SpanHashes:
 
     def items(self) -> list[Item]:
         """The parts."""
-        return [Item(part.name, part.size) for part in self.searched]
+        return [Item(part.name, part.bytes) for part in self.searched]
 
     def work(self, item: Item, outputs: Outputs, advance: Advance) -> dict[str, Any]:
         """Hash the spans of a part."""
@@ -52,7 +52,7 @@ class SpanHashes:
             highs.append(spans.high)
             lows.append(spans.low)
             rows.append(np.repeat(wanted + begin, spans.counts))
-            advance(part.size * len(texts) // part.documents)
+            advance(part.bytes * len(texts) // part.documents)
         high, low, row = np.concatenate(highs), np.concatenate(lows), np.concatenate(rows)
         order = np.lexsort((low, high))  # stable: rows ascend within a hash
         high, low, row = high[order], low[order], row[order]

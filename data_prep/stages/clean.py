@@ -10,8 +10,7 @@ from data_prep.plans.plan import InputSlice, Plan
 from data_prep.settings import CorpusConfig
 from data_prep.steps.sequence import Sequence, is_short
 from data_prep.storage.stores import is_url, source_of
-from data_prep.text.document_files import DocumentWriter
-from data_prep.text.document_parts import FOLDER, DocumentPart
+from data_prep.text.document_parts import FOLDER, DocumentPart, DocumentWriter
 from data_prep.text.readers import read_range
 from data_prep.text.rejects import BAD_FILE, CONTAMINATED, Rejects
 from data_prep.text.slice_writer import SliceWriter, utf8_bytes

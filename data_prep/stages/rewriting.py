@@ -15,8 +15,7 @@ from data_prep.settings import CorpusConfig
 from data_prep.storage.arrays import write_array
 from data_prep.text.batches import batches
 from data_prep.text.document import Document
-from data_prep.text.document_files import DocumentWriter
-from data_prep.text.document_parts import DocumentPart, DocumentParts, documents_file
+from data_prep.text.document_parts import DocumentPart, DocumentParts, DocumentWriter, documents_file, read_documents
 from data_prep.text.rejects import Rejects
 from data_prep.text.slice_writer import utf8_bytes
 from pipeline.common.progress import BYTES, Advance
@@ -57,7 +56,7 @@ class Rewriting(ABC):
 
     def items(self) -> list[Item]:
         """The parts that are rewritten."""
-        return [Item(part.name, part.size) for part in self._parts if part.corpus in self._rewritten]
+        return [Item(part.name, part.bytes) for part in self._parts if part.corpus in self._rewritten]
 
     def work(self, item: Item, outputs: Outputs, advance: Advance) -> dict[str, Any]:
         """Write one part."""
@@ -66,7 +65,7 @@ class Rewriting(ABC):
         decisions = self._decisions.of(part)
         read = bytes_ = characters = 0
         written = DocumentWriter(outputs.path(documents_file(self._folder, part.name)))
-        for batch in batches(self._parts.read_documents(part), lambda item: len(item[1].text)):
+        for batch in batches(read_documents(self._parts.path(part)), lambda item: len(item[1].text)):
             size = sum(utf8_bytes(document.text) for _, document in batch)
             advance(size)
             read += size

@@ -20,8 +20,7 @@ from data_prep.settings import CleanedTextConfig
 from data_prep.stages.clean import dropped_file
 from data_prep.text.batches import batches
 from data_prep.text.document import Document
-from data_prep.text.document_files import read_documents
-from data_prep.text.document_parts import DocumentPart, DocumentParts
+from data_prep.text.document_parts import DocumentPart, DocumentParts, read_documents
 from pipeline.common.progress import BYTES, Advance
 
 _SPLITS = {KEPT_TRAIN: TRAIN, KEPT_HELDOUT: HELDOUT}
@@ -49,7 +48,7 @@ class WriteText:
         """The parts, and the slices that documents were dropped from."""
         dropped = self._slices.values() if self._config.dropped else ()
         return [
-            *(Item(part.name, part.size) for part in self._parts),
+            *(Item(part.name, part.bytes) for part in self._parts),
             *(Item(f"{each.name}{_DROPPED}", each.size) for each in dropped),
         ]
 
@@ -73,7 +72,7 @@ class WriteText:
     def _of_part(self, part: DocumentPart) -> Iterator[dict[str, Any]]:
         decisions = self._decisions.of(part)
         wanted = np.isin(decisions, list(_SPLITS)) | self._config.dropped
-        for row, document in self._parts.read_documents(part, wanted):
+        for row, document in read_documents(self._parts.path(part), wanted):
             decision = int(decisions[row])
             yield _record(document, _SPLITS.get(decision, ""), REASONS.get(decision, document.dropped or ""))
 

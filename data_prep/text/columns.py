@@ -1,15 +1,15 @@
 """The columns of a table that hold the documents, in whichever of arrow's types."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow
 import pyarrow.compute
 from pyarrow import types
 
 from data_prep.settings import CorpusConfig
-from data_prep.text.rejects import DamagedError
+from data_prep.text.document import Document
+from data_prep.text.rejects import BadRecords, DamagedError
 from data_prep.text.values import NoTextError, as_json, as_text
 
 _TEXT = (
@@ -25,62 +25,45 @@ _TEXT = (
 _LISTS = (types.is_list, types.is_large_list, types.is_list_view, types.is_large_list_view, types.is_fixed_size_list)
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column, or a field in a column of structs."""
-
-    path: tuple[str, ...]
-    """Its name, behind those of the structs that it lies in."""
-
-    @property
-    def top(self) -> str:
-        """The name of the table's own column."""
-        return self.path[0]
-
-    @property
-    def whole(self) -> str:
-        """Its name as Parquet's readers take it: of a column of structs only that field is read."""
-        return ".".join(self.path)
-
-    def values(self, batch: pyarrow.RecordBatch | pyarrow.Table) -> list[Any]:
-        """Return each row's value, as JSON has it."""
-        return [as_json(value) for value in self._of(batch).to_pylist()]
-
-    def texts(self, batch: pyarrow.RecordBatch | pyarrow.Table) -> Iterator[str | NoTextError]:
-        """Yield each row's text, or what there is instead."""
-        for scalar in self._of(batch):
-            try:
-                yield as_text(scalar.as_py())
-            except UnicodeDecodeError:
-                yield NoTextError("not UTF-8")
-            except NoTextError as error:
-                yield error
-
-    def _of(self, batch: pyarrow.RecordBatch | pyarrow.Table) -> pyarrow.Array | pyarrow.ChunkedArray:
-        column = batch.column(batch.schema.get_field_index(self.top))
-        for name in self.path[1:]:
-            # A field of a struct that is null is null.
-            column = pyarrow.compute.struct_field(column, name)
-        return column
+Place = tuple[str, ...]
+"""The name of a column, or of a field in a column of structs behind those of the structs that it lies in."""
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The column of the text, and the others that are read."""
+    """The column of the text, and the others that are read, by name."""
 
-    text: Column
-    others: dict[str, Column]
+    text: Place
+    others: dict[str, Place]
 
     @property
-    def all(self) -> list[Column]:
-        """All of them."""
-        return [self.text, *self.others.values()]
+    def places(self) -> list[Place]:
+        """All of them, each once."""
+        return list(dict.fromkeys([self.text, *self.others.values()]))
 
-    def documents(self, batch: pyarrow.RecordBatch | pyarrow.Table) -> Iterator[tuple[str | NoTextError, dict[str, Any]]]:
-        """Yield each row's text, or what there is instead, and its other values by name."""
-        values = {name: column.values(batch) for name, column in self.others.items()}
-        for row, text in enumerate(self.text.texts(batch)):
-            yield text, {name: column[row] for name, column in values.items()}
+    def documents(
+        self, batch: pyarrow.RecordBatch | pyarrow.Table, path: str, first: int, bad: BadRecords
+    ) -> Iterator[Document]:
+        """Yield the documents of the rows from number `first` on; those without a text are counted as bad."""
+        others = {name: [as_json(value) for value in _column(batch, place).to_pylist()] for name, place in self.others.items()}
+        for row, scalar in enumerate(_column(batch, self.text)):
+            where = f"row {first + row}"
+            try:
+                text = as_text(scalar.as_py())
+            except UnicodeDecodeError:
+                bad.add(where, "not UTF-8")
+            except NoTextError as error:
+                bad.add(where, str(error))
+            else:
+                yield Document(text, f"{path}: {where}", {name: values[row] for name, values in others.items()})
+
+
+def _column(batch: pyarrow.RecordBatch | pyarrow.Table, place: Place) -> pyarrow.Array | pyarrow.ChunkedArray:
+    column = batch.column(batch.schema.get_field_index(place[0]))
+    for name in place[1:]:
+        # A field of a struct that is null is null.
+        column = pyarrow.compute.struct_field(column, name)
+    return column
 
 
 def find_columns(schema: pyarrow.Schema, corpus: CorpusConfig) -> Columns:
@@ -90,23 +73,23 @@ def find_columns(schema: pyarrow.Schema, corpus: CorpusConfig) -> Columns:
     or more than one, and where that of the text holds none.
     """
     text = _text_column(schema, corpus.text_field)
-    return Columns(text, {name: Column(_find(schema, name, "columns, where")[0]) for name in corpus.read_columns})
+    return Columns(text, {name: _find(schema, name, "columns, where")[0] for name in corpus.read_columns})
 
 
-def _text_column(schema: pyarrow.Schema, name: str) -> Column:
-    path, kind = _find(schema, name, "text_field")
+def _text_column(schema: pyarrow.Schema, name: str) -> Place:
+    place, kind = _find(schema, name, "text_field")
     if types.is_struct(kind):
         within = ", ".join(f"{name}.{field.name}" for field in kind.fields)
         raise DamagedError(f"column {name!r} holds structs; name one of their fields: {within} (text_field)")
     if not _is_text(kind):
         chat = ", as chats do" if types.is_nested(kind) and "struct" in str(kind) else ""
         raise DamagedError(f"column {name!r} holds {str(kind)[:100]}{chat}, and text or lists of texts are read (text_field)")
-    return Column(path)
+    return place
 
 
-def _find(schema: pyarrow.Schema, name: str, key: str) -> tuple[tuple[str, ...], pyarrow.DataType]:
-    """(the path of the column of that name, its type)."""
-    fields = [schema.field(number) for number in range(len(schema))]
+def _find(schema: pyarrow.Schema, name: str, key: str) -> tuple[Place, pyarrow.DataType]:
+    """(the place of the column of that name, its type)."""
+    fields = list(schema)
     path: list[str] = []
     rest = name
     while (field := _called(rest, fields, key)) is None:
@@ -133,10 +116,10 @@ def _is_text(kind: pyarrow.DataType) -> bool:
     return any(is_text(kind) for is_text in _TEXT)
 
 
-def _spelled(fields: pyarrow.Schema | pyarrow.StructType, before: str = "") -> Iterator[str]:
+def _spelled(fields: Iterable[pyarrow.Field], before: str = "") -> Iterator[str]:
     """The names by which `text_field` can name each column, and each field in one."""
-    for field in (fields.field(number) for number in range(fields.num_fields if before else len(fields))):
+    for field in fields:
         if types.is_struct(field.type):
-            yield from _spelled(field.type, f"{before}{field.name}.")
+            yield from _spelled(field.type.fields, f"{before}{field.name}.")
         else:
             yield before + field.name

@@ -1,25 +1,32 @@
 """Parts: bounded runs of cleaned documents on disk, numbered over the whole preparation.
 
-NAME.parquet holds the documents (`document_files`); NAME.exact.npy, where the corpus is deduplicated, the
+NAME.parquet holds the documents: the text, where it stands, the document's columns as JSON, and of a dropped one the reason.
+NAME.exact.npy, where the corpus is deduplicated, the
 128-bit hashes sorted, so that every range of hashes is a slice of it; NAME.heldout.npy one flag a document.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from data_prep.jobs.job import WORK, Outputs
 from data_prep.storage.arrays import mapped, write_array
 from data_prep.text.document import Document
-from data_prep.text.document_files import DocumentWriter, read_chosen_texts, read_documents, read_texts
+from data_prep.text.values import as_json
 
 EXACT = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<u4")])
 """A document's 128-bit hash and its row in the part."""
 
 FOLDER = f"{WORK}/clean"
+
+_SCHEMA = pa.schema([(name, pa.large_string()) for name in ("text", "where", "columns", "reason")])
+_ROW_GROUP_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +40,9 @@ class DocumentPart:
     documents: int
     characters: int
     bytes: int
+    """Of text."""
     folder: str = FOLDER
     """Where its documents lie, below the job's folder; its hashes and flags lie in FOLDER."""
-
-    @property
-    def size(self) -> int:
-        """Bytes of text."""
-        return self.bytes
 
     @property
     def slice(self) -> str:
@@ -79,23 +82,21 @@ class DocumentParts:
 
     def texts(self, part: DocumentPart) -> Iterator[tuple[int, list[str]]]:
         """Yield (row of the first, texts) of about a megabyte at a time."""
-        row = 0
-        for texts in read_texts(self._path(part)):
-            yield row, texts.to_pylist()
-            row += len(texts)
+        with pq.ParquetFile(self.path(part)) as file:
+            for group, row, _ in _groups(file):
+                yield row, _texts(file, group).to_pylist()
 
     def chosen(self, part: DocumentPart, wanted: np.ndarray) -> Iterator[tuple[int, str]]:
         """Yield (row, text) of the rows that `wanted` (bool, one a document) names; the rest is not even read."""
-        return read_chosen_texts(self._path(part), wanted)
-
-    def read_documents(self, part: DocumentPart, wanted: np.ndarray | None = None) -> Iterator[tuple[int, Document]]:
-        """Yield (row, document) of all rows, or of those that `wanted` (bool, one a document) names."""
-        return read_documents(self._path(part), wanted)
+        with pq.ParquetFile(self.path(part)) as file:
+            for group, row, places in _groups(file, wanted):
+                texts = _texts(file, group)
+                yield from ((row + place, texts[place].as_py()) for place in places)
 
     def document(self, number: int) -> Document:
         """Return one document."""
         part = self.part(number)
-        ((_, document),) = self.read_documents(part, np.arange(part.documents) == number - part.first)
+        ((_, document),) = read_documents(self.path(part), np.arange(part.documents) == number - part.first)
         return document
 
     def part(self, document: int) -> DocumentPart:
@@ -110,8 +111,65 @@ class DocumentParts:
         """Return whether each document is held out, bool."""
         return np.load(self.root / FOLDER / f"{part.name}.heldout.npy")
 
-    def _path(self, part: DocumentPart) -> Path:
+    def path(self, part: DocumentPart) -> Path:
+        """Return the file of a part's documents."""
         return self.root / documents_file(part.folder, part.name)
+
+
+def read_documents(path: Path, wanted: np.ndarray | None = None) -> Iterator[tuple[int, Document]]:
+    """Yield (row, document) of all rows, or of those that `wanted` (bool, one a document) names."""
+    with pq.ParquetFile(path) as file:
+        for group, row, places in _groups(file, wanted):
+            table = file.read_row_group(group, use_threads=False)
+            # A file that an earlier version wrote has nothing but the text.
+            for place, found in zip(places, table.take(places).to_pylist(), strict=True):
+                columns = found.get("columns")
+                values = {} if columns is None else json.loads(columns)
+                yield row + place, Document(found["text"], found.get("where", ""), values, found.get("reason"))
+
+
+def _texts(file: pq.ParquetFile, group: int) -> pa.ChunkedArray:
+    return file.read_row_group(group, columns=["text"], use_threads=False).column(0)
+
+
+def _groups(file: pq.ParquetFile, wanted: np.ndarray | None = None) -> Iterator[tuple[int, int, list[int]]]:
+    """(row group, its first row, the places of wanted rows in it) of the groups that have any."""
+    row = 0
+    for group in range(file.num_row_groups):
+        rows = file.metadata.row_group(group).num_rows
+        places = list(range(rows)) if wanted is None else np.flatnonzero(wanted[row : row + rows]).tolist()
+        if places:
+            yield group, row, places
+        row += rows
+
+
+class DocumentWriter:
+    """Write documents, about a megabyte of text a row group."""
+
+    def __init__(self, path: Path) -> None:
+        self._waiting: list[tuple[str, str, str | None, str | None]] = []
+        self._waiting_bytes = 0
+        # Texts are unique and never looked up by value: a dictionary and statistics would only take space.
+        self._writer = pq.ParquetWriter(path, _SCHEMA, compression="zstd", use_dictionary=False, write_statistics=False)
+
+    def add(self, document: Document, size: int) -> None:
+        """Append a document whose text is `size` bytes."""
+        columns = json.dumps(as_json(document.columns)) if document.columns else None
+        self._waiting.append((document.text, document.where, columns, document.dropped))
+        self._waiting_bytes += size + len(columns or "")
+        if self._waiting_bytes >= _ROW_GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            columns = [pa.array(column, pa.large_string()) for column in zip(*self._waiting, strict=True)]
+            self._writer.write_table(pa.table(columns, schema=_SCHEMA))
+        self._waiting, self._waiting_bytes = [], 0
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._flush()
+        self._writer.close()
 
 
 class DocumentPartWriter:

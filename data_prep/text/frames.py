@@ -5,8 +5,10 @@ decompressed. Sources: RFC 8878 (zstd); zstd's contrib/seekable_format; pzstd's 
 the SAM specification, 4.1 (BGZF).
 """
 
+import re
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from functools import partial
 
 ReadAt = Callable[[int, int], bytes]
 """(place, count) -> the bytes there, fewer at the end of the file."""
@@ -15,8 +17,8 @@ _ZST = 0xFD2FB528
 _SKIPPABLE = range(0x184D2A50, 0x184D2A60)
 _PZSTD = struct.pack("<II", _SKIPPABLE[0], 4)
 _SEEKABLE = 0x8F92EAB1
-_BZ2 = b"1AY&SY"
-"""The first block's mark, behind BZh and the level."""
+_BZ2 = re.compile(rb"BZh[1-9]1AY&SY")
+"""How a stream begins, and its first block."""
 _BZ2_LOOK = 4 << 20
 """Bytes in which the next stream is looked for: pbzip2's hold at most 900 kB of text."""
 
@@ -28,9 +30,9 @@ def cuts(read: ReadAt, size: int, compression: str, step: int, *, walks: bool) -
     only what is found in few reads counts, for stores at which each is a request.
     """
     if compression == ".zst":
-        starts = _seek_table(read, size) or _walked(read, size, _zst_end(read, walks=walks))
+        starts = _seek_table(read, size) or _walked(read, size, partial(_zst_end, walks=walks))
     elif compression == ".gz" and walks:
-        starts = _walked(read, size, _bgzf_end(read))
+        starts = _walked(read, size, _bgzf_end)
     elif compression == ".bz2":
         return _bz2_streams(read, size, step)
     else:
@@ -48,35 +50,32 @@ def _grouped(starts: Iterable[int], size: int, step: int) -> list[int]:
     return places
 
 
-def _walked(read: ReadAt, size: int, end_of: Callable[[int], int | None]) -> list[int]:
+def _walked(read: ReadAt, size: int, end_of: Callable[[ReadAt, int], int | None]) -> list[int]:
     """The starts of all frames, by each one's end; none where one does not end within the file."""
     starts = []
     place = 0
     while place < size:
         starts.append(place)
-        end = end_of(place)
+        end = end_of(read, place)
         if end is None or end > size:
             return []
         place = end
     return starts
 
 
-def _zst_end(read: ReadAt, *, walks: bool) -> Callable[[int], int | None]:
-    def end_of(place: int) -> int | None:
-        head = read(place, 18)
-        if head.startswith(_PZSTD) and len(head) >= 16:
-            # With the frame whose length it gives, so that a range begins with it.
-            end = place + 12 + struct.unpack_from("<I", head, 8)[0]
-            if struct.unpack_from("<I", head, 12)[0] == _ZST and _is_zst(read(end, 4)):
-                return end
-        if len(head) < 8:
-            return None
-        magic, length = struct.unpack_from("<II", head)
-        if magic in _SKIPPABLE:
-            return place + 8 + length
-        return _zst_blocks(read, place, head) if magic == _ZST and walks else None
-
-    return end_of
+def _zst_end(read: ReadAt, place: int, *, walks: bool) -> int | None:
+    head = read(place, 18)
+    if head.startswith(_PZSTD) and len(head) >= 16:
+        # With the frame whose length it gives, so that a range begins with it.
+        end = place + 12 + struct.unpack_from("<I", head, 8)[0]
+        if struct.unpack_from("<I", head, 12)[0] == _ZST and _is_zst(read(end, 4)):
+            return end
+    if len(head) < 8:
+        return None
+    magic, length = struct.unpack_from("<II", head)
+    if magic in _SKIPPABLE:
+        return place + 8 + length
+    return _zst_blocks(read, place, head) if magic == _ZST and walks else None
 
 
 def _is_zst(mark: bytes) -> bool:
@@ -117,32 +116,17 @@ def _seek_table(read: ReadAt, size: int) -> list[int]:
     return starts[:-1] if starts[-1] == place else []
 
 
-def _bgzf_end(read: ReadAt) -> Callable[[int], int | None]:
-    def end_of(place: int) -> int | None:
-        head = read(place, 18)
-        # A gzip member with an extra field (flag 4), of which BC, two bytes long, is the first.
-        if len(head) < 18 or head[:4] != b"\x1f\x8b\x08\x04" or head[12:16] != b"BC\x02\x00":
-            return None
-        return place + struct.unpack_from("<H", head, 16)[0] + 1
-
-    return end_of
+def _bgzf_end(read: ReadAt, place: int) -> int | None:
+    head = read(place, 18)
+    # A gzip member with an extra field (flag 4), of which BC, two bytes long, is the first.
+    if len(head) < 18 or head[:4] != b"\x1f\x8b\x08\x04" or head[12:16] != b"BC\x02\x00":
+        return None
+    return place + struct.unpack_from("<H", head, 16)[0] + 1
 
 
 def _bz2_streams(read: ReadAt, size: int, step: int) -> list[int]:
     """The streams that begin next to each multiple of `step`: a mark of 10 bytes, which compressed text does not hold."""
     places = [0]
-    while (place := places[-1] + step) < size:
-        found = next(_marks(read(place, _BZ2_LOOK)), None)
-        if found is None:
-            break
-        places.append(place + found)
+    while (place := places[-1] + step) < size and (found := _BZ2.search(read(place, _BZ2_LOOK))):
+        places.append(place + found.start())
     return places
-
-
-def _marks(content: bytes) -> Iterator[int]:
-    place = content.find(_BZ2)
-    while place >= 0:
-        head = content[max(place - 4, 0) : place]
-        if len(head) == 4 and head[:3] == b"BZh" and head[3:] in b"123456789":
-            yield place - 4
-        place = content.find(_BZ2, place + 1)

@@ -212,25 +212,25 @@ class _Stream(Protocol):
     def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
 
-class _ZstFrame:
-    """zstandard's, which takes no limit of what it returns."""
+class _Unlimited:
+    """A stream of zlib's or zstandard's; it returns all that some bytes hold, zlib's a thousand times as many at most."""
 
     needs_input = True
 
-    def __init__(self) -> None:
-        self._frame = zstandard.ZstdDecompressor(max_window_size=_ZST_WINDOW).decompressobj()
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
 
     @property
     def eof(self) -> bool:
-        return self._frame.eof
+        return self._stream.eof
 
     @property
     def unused_data(self) -> bytes:
-        return self._frame.unused_data
+        return self._stream.unused_data
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
         try:
-            return self._frame.decompress(data)
+            return self._stream.decompress(data)
         except zstandard.ZstdError as error:
             # The library has one error for a damaged frame and for a window that there is no memory for.
             if "not enough memory" in str(error):
@@ -238,31 +238,9 @@ class _ZstFrame:
             raise
 
 
-class _GzMember:
-    """zlib's, whose names are others."""
-
-    def __init__(self) -> None:
-        self._member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-
-    @property
-    def eof(self) -> bool:
-        return self._member.eof
-
-    @property
-    def needs_input(self) -> bool:
-        return not self._member.unconsumed_tail
-
-    @property
-    def unused_data(self) -> bytes:
-        return self._member.unused_data
-
-    def decompress(self, data: bytes, max_length: int) -> bytes:
-        return self._member.decompress(self._member.unconsumed_tail + data, max_length)
-
-
 _STREAMS: dict[str, Callable[[], _Stream]] = {
-    ".gz": _GzMember,
-    ".zst": _ZstFrame,
+    ".gz": lambda: _Unlimited(zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)),
+    ".zst": lambda: _Unlimited(zstandard.ZstdDecompressor(max_window_size=_ZST_WINDOW).decompressobj()),
     ".bz2": bz2.BZ2Decompressor,
     ".xz": lzma.LZMADecompressor,
 }

@@ -44,15 +44,11 @@ def read_parquet(input_range: InputRange, corpus: CorpusConfig, bad: BadRecords,
         groups = range(input_range.start, input_range.stop)
         row = sum(file.metadata.row_group(group).num_rows for group in range(input_range.start))
         rows = sum(file.metadata.row_group(group).num_rows for group in groups)
-        names = list(dict.fromkeys(column.whole for column in columns.all))
+        # Of a column of structs only the field is read.
+        names = [".".join(place) for place in columns.places]
         for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=names, use_threads=False):
-            for text, values in columns.documents(batch):
-                where = f"row {row}"
-                row += 1
-                if isinstance(text, str):
-                    yield Document(text, f"{input_range.path}: {where}", values)
-                else:
-                    bad.add(where, str(text))
+            yield from columns.documents(batch, input_range.path, row, bad)
+            row += batch.num_rows
             advance(input_range.size * batch.num_rows // rows)
 
 

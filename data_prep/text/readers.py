@@ -4,6 +4,7 @@ import gzip
 import lzma
 import zlib
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow
@@ -14,7 +15,7 @@ from data_prep.storage.stores import Remote, Source, raw_file, read_fully, size_
 from data_prep.text.condition import Condition, ConditionError
 from data_prep.text.document import Document
 from data_prep.text.frames import cuts
-from data_prep.text.input_ranges import InputRange, byte_ranges
+from data_prep.text.input_ranges import InputRange
 from data_prep.text.jsonl import is_whole, read_jsonl, read_whole
 from data_prep.text.kinds import Kind, check_content, kind_of
 from data_prep.text.lines import COMPRESSION_RATIO
@@ -64,14 +65,17 @@ def _ranges(path: Source, size: int, kind: Kind, corpus: CorpusConfig, range_byt
             if not ranges:
                 raise UserError(f"{path}: the server gives no parts of a file, and parquet is read by parts; download it")
             return ranges_of_parquet(path, corpus, range_bytes)
-        if kind.compression is not None:
-            cut = ranges and size * COMPRESSION_RATIO > range_bytes and not _is_whole(path, kind, corpus)
-            starts = _cuts(path, size, kind.compression, range_bytes // COMPRESSION_RATIO) if cut else [0]
-            return [
-                InputRange(path=str(path), start=start, stop=stop, size=(stop - start) * COMPRESSION_RATIO)
-                for start, stop in zip(starts, [*starts[1:], size], strict=True)
-            ]
-        return byte_ranges(str(path), size, range_bytes if ranges and not _is_whole(path, kind, corpus) else size)
+        ratio = 1 if kind.compression is None else COMPRESSION_RATIO
+        if not ranges or size * ratio <= range_bytes or _is_whole(path, kind, corpus):
+            starts = [0]
+        elif kind.compression is None:
+            starts = [*range(0, size, range_bytes)]
+        else:
+            starts = _cuts(path, size, kind.compression, range_bytes // ratio)
+        return [
+            InputRange(path=str(path), start=start, stop=stop, size=(stop - start) * ratio)
+            for start, stop in pairwise([*starts, size])
+        ]
     except DamagedError as error:
         if corpus.bad_files == "refuse":
             raise _refusal(path, error) from None

@@ -22,18 +22,14 @@ _BATCH_ROWS = 128
 def ranges_of_dataset(name: str, corpus: CorpusConfig, range_bytes: int) -> tuple[list[InputRange], int, str]:
     """Return (ranges, bytes, fingerprint) of a corpus's dataset; raises UserError where it does not load."""
     dataset, columns = _loaded(name, corpus)
-    size, rows, fingerprint = dataset.select_columns([columns.text.top]).data.nbytes, len(dataset), dataset._fingerprint
+    size, rows, fingerprint = dataset.select_columns([columns.text[0]]).data.nbytes, len(dataset), dataset._fingerprint
     step = max(1, rows * range_bytes // max(size, 1))
-    ranges = [
-        InputRange(
-            path=name,
-            start=begin,
-            stop=min(begin + step, rows),
-            size=min(step, rows - begin) * size // rows,
-            fingerprint=fingerprint,
+    ranges = []
+    for start in range(0, rows, step):
+        count = min(step, rows - start)
+        ranges.append(
+            InputRange(path=name, start=start, stop=start + count, size=count * size // rows, fingerprint=fingerprint)
         )
-        for begin in range(0, rows, step)
-    ]
     return ranges, size, fingerprint
 
 
@@ -42,12 +38,8 @@ def read_dataset(input_range: InputRange, corpus: CorpusConfig, bad: BadRecords,
     dataset, columns = _planned(input_range.path, corpus.model_dump_json(), input_range.fingerprint)
     row = input_range.start
     for table in dataset.select(range(input_range.start, input_range.stop)).iter(_BATCH_ROWS):
-        for text, values in columns.documents(table):
-            if isinstance(text, str):
-                yield Document(text, f"{input_range.path}: row {row}", values)
-            else:
-                bad.add(f"row {row}", str(text))
-            row += 1
+        yield from columns.documents(table, input_range.path, row, bad)
+        row += table.num_rows
         advance(input_range.size * table.num_rows // (input_range.stop - input_range.start))
 
 
@@ -60,7 +52,7 @@ def _planned(name: str, corpus_json: str, fingerprint: str | None) -> tuple["Dat
         raise UserError(
             f"{name}: the dataset has changed since the plan was made; put it back, or remove output_dir to restart"
         )
-    tops = list(dict.fromkeys(column.top for column in columns.all))
+    tops = list(dict.fromkeys(place[0] for place in columns.places))
     return dataset.select_columns(tops).with_format("arrow"), columns
 
 

@@ -8,12 +8,16 @@ from urllib.parse import urlsplit
 from data_prep.jobs.job import Outputs
 from data_prep.text.document import Document
 from data_prep.text.document_parts import DocumentPartWriter
-from data_prep.text.hashing import text_hash
 
 _SHOWN = 100
 """Languages and domains whose documents are counted, of a slice: the most frequent ones."""
 _HELD = 100_000
 """Those that are held until its end; where there are more, the half that is less frequent goes."""
+
+_LOWER = bytes(range(256)).lower()
+_ASCII = bytes(range(128))
+_SPACE = bytes(code for code in _ASCII if chr(code).isspace())
+_WIDE_SPACE = frozenset(chr(code) for code in range(128, 0x3001) if chr(code).isspace())
 
 
 class SliceWriter:
@@ -86,6 +90,24 @@ def _draw(digest: bytes) -> float:
     """A number from [0, 1), the same for equal texts wherever they stand."""
     draw = hashlib.blake2b(digest, digest_size=8, person=b"held-out").digest()
     return (int.from_bytes(draw, "little") >> 11) * 2.0**-53
+
+
+def text_hash(text: str) -> bytes:
+    """Return the 128-bit hash by which texts are equal that differ in case and white space alone.
+
+    It is of `text.lower()` without white space, in UTF-8.
+    """
+    content = text.encode()
+    if not text.isascii():
+        # Bytes are changed much faster than characters; they will not do where one that is not ASCII has to change or to go.
+        wide = content.translate(None, _ASCII).decode()
+        spaces = _WIDE_SPACE.intersection(wide)
+        if spaces or wide.lower() != wide:
+            text = text.lower()  # before spaces go: a sigma is another letter at the end of a word
+            for space in spaces:
+                text = text.replace(space, "")
+            content = text.encode()
+    return hashlib.blake2b(content.translate(_LOWER, _SPACE), digest_size=16).digest()
 
 
 def utf8_bytes(text: str) -> int:

@@ -39,7 +39,7 @@ from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
 from data_prep.stages.clean import Clean
 from data_prep.stages.provide_tokenizer import ProvideTokenizer
 from data_prep.stages.tokenize import Tokenize
-from data_prep.text.clean import clean
+from data_prep.steps.normalize import clean
 from data_prep.text.document_parts import DocumentParts
 from data_prep.text.readers import ranges_of_file, read_range
 from data_prep.text.rejects import Rejects

@@ -11,6 +11,7 @@ from data_prep.dedupe.dedupe_spans import Deduplicated
 from data_prep.dedupe.filtering import EXACT_COPY, KEPT_HELDOUT, KEPT_TRAIN, REPEATED_TEXT
 from data_prep.dedupe.spans import SpanFinder, without_lines
 from data_prep.jobs.job import Facts
+from data_prep.text.document_parts import read_documents
 from tests.data_prep.dedupe.prepared import Corpus, Prepared
 
 _PIECES = [
@@ -116,10 +117,7 @@ def _left(prepared: Prepared, found: Deduplicated) -> list[str | None]:
     texts: list[str | None] = []
     for part in found.parts:
         dropped = found.decisions.of(part) >= EXACT_COPY
-        texts += [
-            None if dropped[row] else document.text
-            for row, document in found.parts.read_documents(part, np.ones(part.documents, dtype=bool))
-        ]
+        texts += [None if dropped[row] else document.text for row, document in read_documents(found.parts.path(part))]
     return texts
 
 

@@ -18,7 +18,7 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from data_prep.text.clean import clean
+from data_prep.steps.normalize import clean
 from data_prep.text.readers import ranges_of_file, read_range
 from data_prep.text.rejects import BAD_FILE, BAD_RECORD, TOO_LONG, Rejects
 from pipeline.common.errors import UserError
@@ -78,7 +78,7 @@ WITHOUT_DESCRIPTORS = """
 import os, resource, sys
 from pathlib import Path
 from data_prep.settings import CorpusConfig
-from data_prep.text.clean import clean
+from data_prep.steps.normalize import clean
 from data_prep.text.input_ranges import InputRange
 from data_prep.text.readers import ranges_of_file, read_range
 from data_prep.text.rejects import Rejects

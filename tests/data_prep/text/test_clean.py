@@ -6,8 +6,8 @@ import pytest
 
 from data_prep.settings import CorpusConfig
 from data_prep.steps.language import Language
+from data_prep.steps.normalize import clean
 from data_prep.steps.sequence import Sequence
-from data_prep.text.clean import clean
 from data_prep.text.document import Document
 from data_prep.text.rejects import OTHER_LANGUAGE, TOO_LONG, TOO_SHORT, UNCERTAIN_LANGUAGE
 from pipeline.common.errors import UserError

@@ -1,7 +1,7 @@
 import hashlib
 import random
 
-from data_prep.text.hashing import text_hash
+from data_prep.text.slice_writer import text_hash
 
 CHARACTERS = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
 

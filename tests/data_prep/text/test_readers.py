@@ -159,7 +159,7 @@ def test_two_columns_of_the_name_are_refused(tmp_path):
         with pytest.raises(DamagedError, match=f"^2 columns are called '{called}', and one is to be read; rename"):
             find_columns(pyarrow.Table.from_arrays(columns, names).schema, config(text_field=field))
     schema = pyarrow.Table.from_arrays([one, other, one], ["n", "text", "n"]).schema
-    assert find_columns(schema, config()).text.path == ("text",)
+    assert find_columns(schema, config()).text == ("text",)
 
 
 # JSON that is no record a line
