@@ -98,10 +98,7 @@ def test_under_deepspeed_it_is_told_once_and_for_other_ranks_than_are_there(laun
             pytest.param(*case, marks=pytest.mark.full)
             for case in [
                 (("--dry_run", "data.shards=/nowhere"), "/nowhere/manifest.json: no such file"),
-                (
-                    ("--dry_run", "data.sequence_length=64", "source.model.max_position_embeddings=32"),
-                    "model's 32 positions",
-                ),
+                (("--dry_run", "data.sequence_length=64", "source.model.max_position_embeddings=32"), "model's 32 positions"),
                 (("--dry_run", "--mfu", "40"), "--mfu 40.0 is not above 0 and up to 1"),
                 (("--mfu", "0.4"), "--mfu goes with --dry_run"),
             ]

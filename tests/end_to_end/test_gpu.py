@@ -131,8 +131,7 @@ def test_families_grow_and_train_on_a_gpu(run, recipe, family, stage):
 
 
 @pytest.mark.parametrize(
-    ("precision", "stage", "asynchronous"),
-    [("bf16", 1, True), ("bf16", 3, False), ("fp16", 2, True), ("fp32", 3, True)],
+    ("precision", "stage", "asynchronous"), [("bf16", 1, True), ("bf16", 3, False), ("fp16", 2, True), ("fp32", 3, True)]
 )
 def test_a_run_that_is_resumed_on_a_gpu_has_the_uninterrupted_ones_losses(
     run, recipe, tmp_path, precision, stage, asynchronous

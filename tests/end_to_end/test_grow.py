@@ -407,10 +407,7 @@ def test_a_target_file_that_growth_does_not_reach_is_refused(grow, tmp_path, tin
 
 @pytest.mark.parametrize(
     ("family", "vocab", "says"),
-    [
-        ("bert", 50, "config.json: model_type: 'bert' is not the source's 'gpt2'"),
-        ("gpt2", 40, "vocab_size"),
-    ],
+    [("bert", 50, "config.json: model_type: 'bert' is not the source's 'gpt2'"), ("gpt2", 40, "vocab_size")],
 )
 def test_a_target_of_another_family_or_beyond_reach_is_refused(grow, source, tmp_path, tiny_model, family, vocab, says):
     out, wanted = tmp_path / "out", tmp_path / "wanted"
@@ -454,8 +451,7 @@ def test_what_was_not_named_is_told_and_so_is_that_it_is_not_exact(grow, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("format", "says"),
-    [("hf", "a Hugging Face directory holds no optimizer"), ("zero3", "needs the source's optimizer state")],
+    ("format", "says"), [("hf", "a Hugging Face directory holds no optimizer"), ("zero3", "needs the source's optimizer state")]
 )
 def test_an_optimizer_state_that_is_not_there_is_refused(grow, source, tmp_path, format, says):
     out = tmp_path / "out"

@@ -135,10 +135,7 @@ def test_a_run_stopped_while_its_norms_are_weighted_goes_on_and_is_no_source(lau
     """A stock model of those weights computes something else."""
     path = recipe(
         "bert",
-        source={
-            "model": {"family": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4},
-            "steps": 2,
-        },
+        source={"model": {"family": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}, "steps": 2},
         growth={"width": "fpi", "norm_statistics": "weighted", "norm_anneal_steps": 20},
         target={"hidden_size": 48},
         stages=[{"name": "full", "steps": 30}],

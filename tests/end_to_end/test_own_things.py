@@ -29,10 +29,7 @@ def test_books_through_gpt2s_tokenizer_grow_a_hugging_face_model(launch, tmp_pat
         "train_batch_size": 8,
         "data": {
             "output_dir": str(tmp_path / "data"),
-            "text": {
-                "files": [str(SHARED / "gutenberg" / "heldout.jsonl.zst")],
-                "heldout_fraction": 0.05,
-            },
+            "text": {"files": [str(SHARED / "gutenberg" / "heldout.jsonl.zst")], "heldout_fraction": 0.05},
             "sequence_length": 64,
         },
         "source": {"path": str(source)},

@@ -258,14 +258,7 @@ class Cluster:
 
     def attempt(self, *words: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command that may fail, from the repository's root unless it is said where."""
-        return subprocess.run(
-            words,
-            cwd=cwd,
-            env=self.environment | environment,
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
+        return subprocess.run(words, cwd=cwd, env=self.environment | environment, capture_output=True, text=True, timeout=240)
 
     def submit(self, *words: str, cwd: Path = ROOT, **environment: str) -> Job:
         """Run `sbatch` with options, a script and its arguments; return the job."""

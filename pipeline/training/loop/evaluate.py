@@ -53,12 +53,7 @@ class HeldOut:
 
 @torch.no_grad()
 def heldout_loss(
-    model: Model,
-    scoring: Scoring,
-    batches: HeldOutBatches,
-    windows: int,
-    batch_size: int,
-    sequences: SequenceGroup = ALONE,
+    model: Model, scoring: Scoring, batches: HeldOutBatches, windows: int, batch_size: int, sequences: SequenceGroup = ALONE
 ) -> HeldOut:
     """Return what the model makes of the first `windows` held-out windows; a collective call.
 

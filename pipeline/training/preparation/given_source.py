@@ -6,12 +6,7 @@ from transformers import PretrainedConfig
 
 from pipeline.common.errors import UserError
 from pipeline.common.hub import commit_of, find_directory
-from pipeline.families import (
-    FAMILIES,
-    PAIR_FAMILIES,
-    check_trained,
-    scratch_config,
-)
+from pipeline.families import FAMILIES, PAIR_FAMILIES, check_trained, scratch_config
 from pipeline.growth.sources import open_source, preview_source
 from pipeline.growth.state import Source
 from pipeline.recipe import BuiltSource, ModelConfig, Recipe

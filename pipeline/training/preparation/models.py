@@ -8,15 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from transformers import PretrainedConfig
 
 from pipeline.common.errors import UserError
-from pipeline.families import (
-    check_trained,
-    derived_sizes,
-    graph_of,
-    layer_kind,
-    scratch_config,
-    sizes_of,
-    target_config,
-)
+from pipeline.families import check_trained, derived_sizes, graph_of, layer_kind, scratch_config, sizes_of, target_config
 from pipeline.growth.new_tokenizer import open_new_tokenizer
 from pipeline.growth.optimizer_growth import grow_optimizer
 from pipeline.growth.plan import GrowthPlan, plan_growth

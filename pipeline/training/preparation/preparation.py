@@ -15,10 +15,7 @@ from data_prep.prepare import find_prepared, prepare
 from data_prep.settings import DataPrepConfig
 from pipeline.common.background import Background
 from pipeline.common.errors import UserError
-from pipeline.families import (
-    family_of,
-    graph_of,
-)
+from pipeline.families import family_of, graph_of
 from pipeline.growth.inspection import inspect
 from pipeline.growth.state import Source
 from pipeline.recipe import Recipe
@@ -156,10 +153,7 @@ class _Request:
 
 
 def prepare_run(
-    recipe: Recipe,
-    ds_config: dict[str, Any],
-    directory: RunDirectory,
-    saved: CheckpointMetadata | None,
+    recipe: Recipe, ds_config: dict[str, Any], directory: RunDirectory, saved: CheckpointMetadata | None
 ) -> Preparation:
     """Return what the run is carried out with, from a checkpoint on where one is `saved`; a collective call.
 

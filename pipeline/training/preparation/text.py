@@ -13,10 +13,7 @@ from pipeline.common.config import validate
 from pipeline.common.errors import UserError
 from pipeline.data.checks import DataChecks
 from pipeline.data.objectives import objective_for
-from pipeline.families import (
-    family_of,
-    sizes_of,
-)
+from pipeline.families import family_of, sizes_of
 from pipeline.growth.new_tokenizer import tokenizer_directory
 from pipeline.growth.state import Source
 from pipeline.growth.tokenizer_beside import check_beside
@@ -99,11 +96,7 @@ def find_data(
 
 
 def check_data(
-    recipe: Recipe,
-    data: PreparedData,
-    remembered: Remembered,
-    part: int,
-    parts: int,
+    recipe: Recipe, data: PreparedData, remembered: Remembered, part: int, parts: int
 ) -> tuple[PreparedData, DataChecks]:
     """Return the data and what is left to be compared of it, after this process's share of a first look.
 

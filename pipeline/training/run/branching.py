@@ -94,13 +94,7 @@ def _settings(plan: StagePlan) -> dict[str, Any]:
     return {key: value for key, value in plan.stage.model_dump(mode="json").items() if key not in left_out}
 
 
-def branch_off(
-    origin: Path,
-    recipe: Recipe,
-    ds_config: dict[str, Any],
-    directory: RunDirectory,
-    world_size: int,
-) -> None:
+def branch_off(origin: Path, recipe: Recipe, ds_config: dict[str, Any], directory: RunDirectory, world_size: int) -> None:
     """Give a run that has no checkpoint the newest one of the run in `origin` whose steps are all its own; one rank's work.
 
     Its directory is then that of a run which took these steps itself: their records, certificates and ledger, without what

@@ -46,14 +46,7 @@ class DryRun:
     """Steps that the run directory holds of this run."""
 
     @classmethod
-    def of(
-        cls,
-        recipe: Recipe,
-        ds_config: dict[str, Any],
-        ranks: int,
-        mfu: float,
-        corpus_tokens: int | None,
-    ) -> "DryRun":
+    def of(cls, recipe: Recipe, ds_config: dict[str, Any], ranks: int, mfu: float, corpus_tokens: int | None) -> "DryRun":
         """Look at all that a run needs, and write nothing; raises UserError as the run would."""
         directory = RunDirectory(Path(recipe.run_dir))
         _check_place(directory.path)
@@ -128,11 +121,7 @@ class DryRun:
         whole, last = {"submodel_layers": None, "trainable": None}, stages[-1]
         alike = [
             replace(
-                plan,
-                stage=plan.stage.model_copy(update=whole),
-                phase=last.phase,
-                layers=last.layers,
-                mixtures=last.mixtures,
+                plan, stage=plan.stage.model_copy(update=whole), phase=last.phase, layers=last.layers, mixtures=last.mixtures
             )
             for plan in stages
         ]

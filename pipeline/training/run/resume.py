@@ -116,11 +116,7 @@ def begin(
 
 
 def _claim(
-    directory: RunDirectory,
-    recipe: Recipe,
-    ds_config: dict[str, Any],
-    prepared: Preparation,
-    saved: CheckpointMetadata | None,
+    directory: RunDirectory, recipe: Recipe, ds_config: dict[str, Any], prepared: Preparation, saved: CheckpointMetadata | None
 ) -> tuple[DataRecord, list[CertificateRecord]]:
     """Make the directory this run's; return what data.json says and the certificates of its growths; one rank's work."""
     data = directory.claim(

@@ -197,10 +197,7 @@ def test_a_checkpoint_is_saved_though_an_older_one_cannot_be_removed(tmp_path, p
     publish(0, [MODEL], 1)
     monkeypatch.setattr(os, "replace", refuse)
     older = tmp_path / "step-00000001"
-    assert publish(0, [MODEL], 2) == (
-        True,
-        [f"warning: {older}: Permission denied: older checkpoints could not be removed"],
-    )
+    assert publish(0, [MODEL], 2) == (True, [f"warning: {older}: Permission denied: older checkpoints could not be removed"])
     assert (tmp_path / "latest").read_text() == "step-00000002\n"
 
 

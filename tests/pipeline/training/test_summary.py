@@ -21,8 +21,7 @@ def growth(grown_loss: float) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("losses", "labels"),
-    [([4.5], ["right after growth"]), ([4.5, 3.5], ["right after growth 1", "right after growth 2"])],
+    ("losses", "labels"), [([4.5], ["right after growth"]), ([4.5, 3.5], ["right after growth 1", "right after growth 2"])]
 )
 def test_the_loss_right_after_each_growth_is_told(losses, labels):
     summary = {
