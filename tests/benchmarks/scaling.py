@@ -26,7 +26,7 @@ from pipeline.growth.sources import open_source
 from pipeline.growth.state import Constant, OptimizerState
 from pipeline.growth.zero_sink import fill_engine
 from pipeline.recipe import CheckpointingConfig, GrowthConfig, OptimizerConfig, TargetConfig
-from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints
+from pipeline.training.directory.checkpoints import Checkpoints, TrainState
 from pipeline.training.engine import build
 from pipeline.training.parameter_groups import cut
 from tests.benchmarks.data_prep import documents, prepare_alone, write_jsonl
@@ -175,7 +175,7 @@ def save_and_load(folder: Path, layers: int, hidden: int) -> tuple[float, float,
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
     began = time.perf_counter()
-    saved = CheckpointMetadata(phase=0, step=1, samples={}, tokens=0, seconds=0.0, ledger={})
+    saved = TrainState(step=1)
     Checkpoints(directory, CheckpointingConfig()).save(model, saved, must=True)
     saving = time.perf_counter() - began
     began = time.perf_counter()

@@ -13,16 +13,14 @@ from pipeline.growth.initialization import initialized
 from pipeline.recipe import ModelConfig, Recipe
 from pipeline.runs import JsonLines, StepLines
 from pipeline.training import distributed
-from pipeline.training.directory.checkpoints import Checkpoints
+from pipeline.training.directory.checkpoints import Checkpoints, TrainState
 from pipeline.training.ds_config import for_engine, sequence_parallel_size
 from pipeline.training.engine import TrainedModel, build
-from pipeline.training.loop.certification import Certification
 from pipeline.training.loop.context import LoopContext
 from pipeline.training.loop.data_watch import DataWatch, Remembered
-from pipeline.training.loop.loop import Trainer
+from pipeline.training.loop.loop import Certification, Trainer
 from pipeline.training.loop.records import Records
 from pipeline.training.loop.tasks import Tasks
-from pipeline.training.loop.train_state import TrainState
 from pipeline.training.monitoring.monitors import Monitors
 from pipeline.training.monitoring.progress import Progress
 from pipeline.training.monitoring.utilization import Utilization

@@ -10,7 +10,7 @@ from pipeline.families import FAMILIES, ActiveLayers
 from pipeline.growth.initialization import initialized
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.recipe import CheckpointingConfig, GrowthConfig, TargetConfig
-from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints
+from pipeline.training.directory.checkpoints import Checkpoints, TrainState
 from pipeline.training.engine import build
 from pipeline.training.parameter_groups import cut
 from tests.distributed.engines import engine_config, train_step
@@ -39,7 +39,7 @@ def train_and_save(folder: Path, cases: list[tuple[str, int, bool]]) -> dict[str
             train_step(trained, tokens(), tokens(), ActiveLayers.whole(LAYERS))
         path = folder / folder_of(case)
         checkpoints = Checkpoints(path, CheckpointingConfig())
-        checkpoints.save(trained, CheckpointMetadata(1, 3, {}, 0, 0.0, {}), must=True)
+        checkpoints.save(trained, TrainState(1, 3), must=True)
         trained.module.eval()
         with torch.no_grad():
             logits[folder_of(case)] = trained.logits(tokens()).tokens.float()

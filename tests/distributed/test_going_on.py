@@ -18,7 +18,7 @@ from pipeline.growth.sources import open_source
 from pipeline.growth.zero_sink import SCALARS
 from pipeline.recipe import CheckpointingConfig
 from pipeline.training import distributed
-from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints, _Writer
+from pipeline.training.directory.checkpoints import Checkpoints, TrainState, _Writer
 from pipeline.training.engine import build
 from tests.distributed.test_freezing import GROUPS, OPTIMIZER, model_config
 from tests.distributed.walks import DEPTHS, FAMILY, FULL, LAYOUTS, batches, close, ds_config, take_step, walk
@@ -146,7 +146,7 @@ def save_within(folder, layout, asynchronous):
         patch.setattr(_Writer, "write", lambda writer: (gate.wait(60), write(writer)))
         for inputs, labels in batches()[:3]:
             take_step(trained, None, inputs, labels)
-        assert checkpoints.save(trained, CheckpointMetadata(1, 3, {}, 0, 0.0, {}), must=False)
+        assert checkpoints.save(trained, TrainState(1, 3), must=False)
         take_step(trained, None, *batches()[3])
         assert (checkpoints.last is None) == asynchronous and not checkpoints.written
         assert (folder / "step-00000003").exists() != asynchronous and (folder / "latest").exists() != asynchronous
@@ -187,7 +187,7 @@ def save_where_there_is_no_room(folder):
             if not room and distributed.rank() == 1:
                 # Writing past the limit fails as on a full disk, in the middle of a file.
                 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, resource.RLIM_INFINITY))
-            begun = checkpoints.save(trained, CheckpointMetadata(1, step, {}, 0, 0.0, {}), must=False)
+            begun = checkpoints.save(trained, TrainState(1, step), must=False)
             assert begun == (room or asynchronous)
             assert checkpoints.finish() == (room or not asynchronous)
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
@@ -199,7 +199,7 @@ def save_where_there_is_no_room(folder):
         with pytest.raises(
             UserError, match=r"zero_pp_rank_1.*File too large: the checkpoint could not be written; free disk space"
         ):
-            checkpoints.save(trained, CheckpointMetadata(1, 4, {}, 0, 0.0, {}), must=True)
+            checkpoints.save(trained, TrainState(1, 4), must=True)
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         assert Checkpoints(folder, CheckpointingConfig()).newest_whole().step == 3
         shutil.rmtree(folder, ignore_errors=True)

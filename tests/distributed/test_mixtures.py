@@ -12,7 +12,7 @@ from pipeline.families import FAMILIES, ActiveLayers, family_of, graph_of, has_k
 from pipeline.growth.fused_parameters import parameters_of
 from pipeline.growth.initialization import initialized
 from pipeline.recipe import CheckpointingConfig, ModelConfig, OptimizerConfig, TrainStage
-from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints
+from pipeline.training.directory.checkpoints import Checkpoints, TrainState
 from pipeline.training.engine import build
 from pipeline.training.parameter_groups import active_layers_of, cut
 from tests.distributed.engines import full_weight, train_step
@@ -118,7 +118,7 @@ def deepspeed_loop(family: str, stage: int, config: OptimizerConfig, folder: Pat
     losses, seen = [], []
     for number, ((selectors, own), (inputs, labels)) in enumerate(zip(STEPS, batches(), strict=True)):
         if number == GOES_ON and folder is not None:
-            checkpoints, saved = Checkpoints(folder, CheckpointingConfig()), CheckpointMetadata(1, number, {}, 0, 0.0, {})
+            checkpoints, saved = Checkpoints(folder, CheckpointingConfig()), TrainState(1, number)
             checkpoints.save(trained, saved, must=True)
             trained.close()
             source = checkpoints.open(saved)

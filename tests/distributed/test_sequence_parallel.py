@@ -57,7 +57,7 @@ def losses(cases: list[tuple], sharing: int) -> list[tuple[list[float], list[flo
                 take_step(made)
             made.steps.judge()
             records = made.context.records.metrics.read() if distributed.rank() == 0 else []
-            heldout = made.between.evaluate(None)
+            heldout = made.evaluate(None)
             made.model.close()
         found.append(([record["loss"] for record in records], [record["grad_norm"] for record in records], heldout))
     return found

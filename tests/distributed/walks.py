@@ -9,7 +9,7 @@ from pipeline.growth.added_steps import ADDED_STEPS_LEFT
 from pipeline.growth.initialization import initialized
 from pipeline.recipe import CheckpointingConfig
 from pipeline.recipe.growth import AddedConfig
-from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints
+from pipeline.training.directory.checkpoints import Checkpoints, TrainState
 from pipeline.training.engine import build
 from tests.distributed.engines import engine_config, train_step
 from tests.distributed.test_freezing import GROUPS, LAYERS, LENGTH, OPTIMIZER, PER_BLOCK, VOCAB, model_config
@@ -115,7 +115,7 @@ def walk(folder, layout: str, begin: int, end: int, mixed: bool, depths=DEPTHS, 
     assert trained.engine.global_steps == begin
     steps = list(zip(depths, batches(), strict=False))[begin:end]
     losses = [take_step(trained, depth, inputs, labels, accumulation) for depth, (inputs, labels) in steps]
-    checkpoints.save(trained, CheckpointMetadata(1, end, {}, 0, 0.0, {}), must=True)
+    checkpoints.save(trained, TrainState(1, end), must=True)
     return losses, trained
 
 

@@ -17,7 +17,7 @@ from pipeline.runs.records import CertificateRecord
 from pipeline.training import distributed
 from pipeline.training.certifying.measure import Text, measure_all, measure_grown, measure_growth
 from pipeline.training.engine import TrainedModel
-from pipeline.training.loop.certification import Certification
+from pipeline.training.loop.loop import Certification
 from pipeline.training.loop.records import Records
 from pipeline.training.monitoring.watchdog import Watchdog
 from pipeline.training.preparation.models import Growth

@@ -1,5 +1,6 @@
 """Checkpoints that are whole or absent: written under another name, checked, renamed; at last `latest` names the newest."""
 
+import copy
 import logging
 import os
 import re
@@ -17,6 +18,7 @@ from pipeline.common.errors import UserError, one_line
 from pipeline.common.files import publish_directory, read_bytes, write_atomically, write_json
 from pipeline.deepspeed.loss_scale import counters_and_scale
 from pipeline.deepspeed.saving import saving_by
+from pipeline.flops.ledger import Ledger
 from pipeline.growth.deepspeed_files import missing_files
 from pipeline.growth.integrity import Digest, HashedFile, damage, seal, sealed
 from pipeline.growth.sources import LATEST
@@ -34,21 +36,21 @@ _DOOMED = ".deleted"
 _TAG = re.compile(r"step-(\d{8,})")
 
 
-@dataclass(frozen=True, slots=True)
-class CheckpointMetadata:
-    """Where a run stands: what a checkpoint says beside DeepSpeed's own files."""
+@dataclass(slots=True)
+class TrainState:
+    """How far a run has come: what a checkpoint says beside DeepSpeed's own files."""
 
-    phase: int
+    phase: int = 0
     """How often the model that was being trained had been grown in this run: 0 is the source."""
-    step: int
+    step: int = 0
     """Steps of the run so far, the source's included."""
-    samples: dict[str, int]
+    samples: dict[str, int] = field(default_factory=dict)
     """Samples taken of each data mix."""
-    tokens: int
-    seconds: float
+    tokens: int = 0
+    seconds: float = 0.0
     """Seconds spent in steps."""
-    ledger: dict[str, Any]
-    """The FLOPs so far, as the ledger writes itself down."""
+    ledger: Ledger = field(default_factory=Ledger)
+    """The FLOPs so far."""
     rewinds: int = 0
     """Times that the run has gone back to a checkpoint of its own accord."""
     norms_weighted_until: int | None = None
@@ -66,6 +68,10 @@ class CheckpointMetadata:
     def tag(self) -> str:
         """The folder of the checkpoint."""
         return f"step-{self.step:08d}"
+
+    def copy(self, **changes: Any) -> "TrainState":
+        """Return a state that later steps do not change, with some values of its own."""
+        return replace(self, samples=dict(self.samples), ledger=copy.deepcopy(self.ledger), **changes)
 
 
 class _Writer:
@@ -123,7 +129,7 @@ class _Pending:
 
     writer: _Writer
     config: PretrainedConfig
-    saved: CheckpointMetadata
+    saved: TrainState
     zero_stage: int
     thread: threading.Thread | None
 
@@ -139,15 +145,15 @@ class Checkpoints:
         """What each checkpoint says of its run."""
         self.beside: Callable[[Path], None] = lambda _: None
         """Writes what goes into each checkpoint's folder beside the model: the tokenizer."""
-        self.last: CheckpointMetadata | None = None
+        self.last: TrainState | None = None
         """Where the newest checkpoint stands that is known to be whole."""
 
-    def newest(self, until: int | None = None) -> CheckpointMetadata | None:
+    def newest(self, until: int | None = None) -> TrainState | None:
         """Return what `newest_whole` would, by this process alone; of the checkpoints up to a step where `until` names one."""
         tags = [tag for tag in self._tags() if until is None or _step(tag) <= until]
         return self._newest(tags, lambda tag: damage(self._directory / tag), self._read)
 
-    def adopt(self, origin: Path, saved: CheckpointMetadata) -> None:
+    def adopt(self, origin: Path, saved: TrainState) -> None:
         """Take another run's checkpoint, whole and in `origin`, as one of this run's; one rank's work.
 
         `saved` is what it then says, of this run. Raises OSError where it cannot be written.
@@ -161,7 +167,7 @@ class Checkpoints:
         publish_directory(partial, path)
         write_atomically(self._directory / LATEST, saved.tag + "\n")
 
-    def newest_whole(self) -> CheckpointMetadata | None:
+    def newest_whole(self) -> TrainState | None:
         """Return where the newest whole checkpoint stands, or None where there is none of any kind; a collective call.
 
         Every file is read and compared with its digest, each rank reading its share of them. Logs which file of which
@@ -176,9 +182,7 @@ class Checkpoints:
         return self.last
 
     @staticmethod
-    def _newest(
-        tags: list[str], fault_of: Callable[[str], str | None], read: Callable[[str], CheckpointMetadata]
-    ) -> CheckpointMetadata | None:
+    def _newest(tags: list[str], fault_of: Callable[[str], str | None], read: Callable[[str], TrainState]) -> TrainState | None:
         damaged: list[str] = []
         for tag in tags:
             fault = fault_of(tag)
@@ -194,7 +198,7 @@ class Checkpoints:
             )
         return None
 
-    def save(self, model: TrainedModel, saved: CheckpointMetadata, *, must: bool) -> bool:
+    def save(self, model: TrainedModel, saved: TrainState, *, must: bool) -> bool:
         """Save the model, its optimizer and where it stands; a collective call. Returns whether that went well.
 
         Where it cannot be written a warning says so, its folder is removed, and the last one stays. Where there `must` be
@@ -218,7 +222,7 @@ class Checkpoints:
         return True
 
     @property
-    def newest_saved(self) -> CheckpointMetadata:
+    def newest_saved(self) -> TrainState:
         """Where the newest checkpoint stands, once there is one."""
         assert self.last is not None, "a model is saved when its training ends"
         return self.last
@@ -262,7 +266,7 @@ class Checkpoints:
         )
         return False
 
-    def open(self, saved: CheckpointMetadata) -> Source:
+    def open(self, saved: TrainState) -> Source:
         """Return the model and the optimizer's state in the checkpoint that `saved` describes, found whole before."""
         # Weighted norms are no hindrance: the run that goes on has them too.
         return read_zero_checkpoint(self._directory / saved.tag)
@@ -278,14 +282,14 @@ class Checkpoints:
                 raise UserError(f"{latest}: {error.strerror}; remove it, the next checkpoint writes it again") from None
         return sorted(filter(_TAG.fullmatch, tags), key=_step, reverse=True)
 
-    def _read(self, tag: str) -> CheckpointMetadata:
+    def _read(self, tag: str) -> TrainState:
         path = self._directory / tag / PROGRESS
         progress = read_record(path, ProgressRecord, "put the checkpoint back, or remove its folder")
         if progress is None:
             raise UserError(f"{path}: no such file; put the checkpoint back, or remove its folder")
         try:
-            return CheckpointMetadata(**progress)
-        except TypeError as error:
+            return TrainState(**cast(dict[str, Any], progress | {"ledger": Ledger.from_json(progress["ledger"])}))
+        except (TypeError, ValueError) as error:
             raise UserError(f"{path}: was not written by this version ({error}); name another run_dir") from None
 
     def _publish(self, pending: _Pending, digests: dict[str, Digest]) -> str | None:

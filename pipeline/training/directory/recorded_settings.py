@@ -14,7 +14,7 @@ from pipeline.growth.state import Source
 from pipeline.recipe import SOURCE_STAGE, UNITS, GrownPhase, LengthConfig, ModelPhase, Recipe
 from pipeline.recipe.growth import AUTO
 from pipeline.runs.records import DataRecord, DsConfigRecord, RunRecord
-from pipeline.training.directory.checkpoints import CheckpointMetadata
+from pipeline.training.directory.checkpoints import TrainState
 from pipeline.training.ds_config import rounds_alike, same_run
 
 _MAY_CHANGE = (
@@ -65,7 +65,7 @@ class RecordedSettings:
         ours = {key: value for key in ("recipe", "ds_config", "data") if (value := getattr(self, key)) is not None}
         return replace(other, **ours)
 
-    def check(self, recipe: Recipe, ds_config: Mapping[str, Any], saved: CheckpointMetadata | None) -> None:
+    def check(self, recipe: Recipe, ds_config: Mapping[str, Any], saved: TrainState | None) -> None:
         """Raise UserError where a recipe and a configuration are not of this run.
 
         Stages may be longer as long as they are not over, and what changes no step of the run may differ.
@@ -91,7 +91,7 @@ class RecordedSettings:
             return f"go on with {what} of its run, or start from it in another run_dir, by source.path={self.origin}"
         return f"name another run_dir, or go on with {what} it was started with"
 
-    def _check_lengths(self, begun_with: Recipe, recipe: Recipe, saved: CheckpointMetadata | None) -> None:
+    def _check_lengths(self, begun_with: Recipe, recipe: Recipe, saved: TrainState | None) -> None:
         """Raise UserError where a stage has become shorter, is counted otherwise, or is longer though it is over.
 
         Likewise where one that was trained is not trained any more, or the other way round.
@@ -138,7 +138,7 @@ class RecordedSettings:
             "the run as it was to rounding, not to the bit (dropout, where there is any, draws other masks)"
         ]
 
-    def drawing(self, recipe: Recipe, saved: CheckpointMetadata | None) -> list[str]:
+    def drawing(self, recipe: Recipe, saved: TrainState | None) -> list[str]:
         """Return a sentence where growths that are still to come draw other random values than when the run was started."""
         # Without a checkpoint everything is drawn again.
         ahead = [phase.name for phase in recipe.phases if saved is not None and phase.number > saved.phase]
@@ -212,7 +212,7 @@ def _without_courses(recipe: Recipe) -> dict[str, Any]:
     return content
 
 
-def _sizes_made(recipe: Recipe, saved: CheckpointMetadata | None) -> dict[str, str]:
+def _sizes_made(recipe: Recipe, saved: TrainState | None) -> dict[str, str]:
     """The sizes of the models that a run has grown by a checkpoint, by the keys that name them in its recipe."""
     if saved is None or saved.run is None:
         return {}

@@ -27,7 +27,7 @@ from pipeline.runs.records import (
     read_recipe,
     read_record,
 )
-from pipeline.training.directory.checkpoints import CheckpointMetadata
+from pipeline.training.directory.checkpoints import TrainState
 from pipeline.training.directory.recorded_settings import CheckpointSettings, RecordedSettings, recorded_lengths
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class RunDirectory(RunPaths):
         with tempfile.TemporaryFile(dir=self.path):
             pass
 
-    def check(self, recipe: Recipe, ds_config: dict[str, Any], saved: CheckpointMetadata | None) -> list[str]:
+    def check(self, recipe: Recipe, ds_config: dict[str, Any], saved: TrainState | None) -> list[str]:
         """Check that this recipe may run here, from the checkpoint that `saved` describes, writing nothing.
 
         Returns remarks to log: files that are made again, and what is rounded otherwise than before. Raises UserError
@@ -98,7 +98,7 @@ class RunDirectory(RunPaths):
         self._check_records()
         return remarks
 
-    def _own(self, saved: CheckpointMetadata | None) -> tuple[RecordedSettings, list[str]]:
+    def _own(self, saved: TrainState | None) -> tuple[RecordedSettings, list[str]]:
         """What the directory's own files say, and which of them are made again; raises UserError where one cannot be."""
         remarks: list[str] = []
 
@@ -173,7 +173,7 @@ class RunDirectory(RunPaths):
         """Return what `claim` recorded, if the run was started, as `check` found it."""
         return self._recorded
 
-    def annealing_steps(self, number: int, saved: CheckpointMetadata | None) -> int | None:
+    def annealing_steps(self, number: int, saved: TrainState | None) -> int | None:
         """Return the steps over which a growth that the run has been through by a checkpoint anneals its norms.
 
         None where the growth is still to come. Raises UserError where the checkpoint does not say it, being of an older
@@ -224,7 +224,7 @@ class RunDirectory(RunPaths):
                 path.unlink()
         return found
 
-    def finished_summary(self, recipe: Recipe, saved: CheckpointMetadata | None) -> SummaryRecord | None:
+    def finished_summary(self, recipe: Recipe, saved: TrainState | None) -> SummaryRecord | None:
         """Return the summary if it is of this run's last step: that of a run since lengthened is not.
 
         One that is damaged, or another run's, is logged and made again; raises UserError where there is no checkpoint for that.

@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 
 from pipeline.recipe import Recipe
-from pipeline.training.directory.checkpoints import Checkpoints
+from pipeline.training.directory.checkpoints import Checkpoints, TrainState
 from pipeline.training.loop.data_watch import DataWatch
 from pipeline.training.loop.records import Records
 from pipeline.training.loop.tasks import Tasks
-from pipeline.training.loop.train_state import TrainState
 from pipeline.training.monitoring.watchdog import Watchdog
 from pipeline.training.plan.data_mixes import DataMixes
 from pipeline.training.plan.training_plan import TrainingPlan

@@ -14,7 +14,7 @@ from pipeline.growth.optimizer_growth import grow_optimizer
 from pipeline.growth.plan import GrowthPlan, plan_growth
 from pipeline.growth.state import Source
 from pipeline.recipe import GrownPhase, ModelConfig, Recipe, TrainStage
-from pipeline.training.directory.checkpoints import CheckpointMetadata
+from pipeline.training.directory.checkpoints import TrainState
 from pipeline.training.directory.run_directory import RunDirectory
 from pipeline.training.parameter_groups import check_learns, cut, naming_added
 from pipeline.training.plan.training_plan import TrainingPlan
@@ -126,7 +126,7 @@ def _check_final(recipe: Recipe, final: ModelConfig, source: PretrainedConfig, g
 
 
 def annealed(
-    growths: list[Growth], training_plan: TrainingPlan, directory: RunDirectory, saved: CheckpointMetadata | None
+    growths: list[Growth], training_plan: TrainingPlan, directory: RunDirectory, saved: TrainState | None
 ) -> list[Growth]:
     """Return the growths, norms that `auto` weighted turning to stock norms within the steps that their model is trained for.
 

@@ -20,7 +20,7 @@ from pipeline.growth.inspection import inspect
 from pipeline.growth.state import Source
 from pipeline.recipe import Recipe
 from pipeline.training import distributed
-from pipeline.training.directory.checkpoints import CheckpointMetadata
+from pipeline.training.directory.checkpoints import TrainState
 from pipeline.training.directory.run_directory import RunDirectory
 from pipeline.training.ds_config import compute_dtype, sequence_parallel_size
 from pipeline.training.head import check_head
@@ -88,7 +88,7 @@ class _Request:
     recipe: Recipe
     ds_config: dict[str, Any]
     directory: RunDirectory
-    saved: CheckpointMetadata | None
+    saved: TrainState | None
     world_size: int
 
     def source(self, place: Path | None, part: int, parts: int, *, started: bool, preview: bool = False) -> Source | None:
@@ -152,9 +152,7 @@ class _Request:
         )
 
 
-def prepare_run(
-    recipe: Recipe, ds_config: dict[str, Any], directory: RunDirectory, saved: CheckpointMetadata | None
-) -> Preparation:
+def prepare_run(recipe: Recipe, ds_config: dict[str, Any], directory: RunDirectory, saved: TrainState | None) -> Preparation:
     """Return what the run is carried out with, from a checkpoint on where one is `saved`; a collective call.
 
     Raises UserError naming what is wrong, on every rank; nothing has been trained by then. The source's values are still looked
@@ -199,7 +197,7 @@ def preview_run(
     directory: RunDirectory,
     world_size: int,
     corpus_tokens: int | None,
-    saved: CheckpointMetadata | None = None,
+    saved: TrainState | None = None,
 ) -> Planned:
     """Return what `prepare_run` would, by the same checks, and prepare no text; no collective call.
 

@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from pipeline.common.logs import without_messages
 from pipeline.recipe import GROWN_STAGE, UNITS, Recipe
 from pipeline.runs import JsonLines, RunPaths
 from pipeline.runs.records import DsConfigRecord, EvaluationRecord, RunRecord, ScoreRecord, StepRecord
-from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints
+from pipeline.training.directory.checkpoints import Checkpoints, TrainState
 from pipeline.training.directory.recorded_settings import CheckpointSettings, differing, differing_whole
 from pipeline.training.directory.run_directory import RunDirectory
 from pipeline.training.ds_config import same_run
@@ -144,7 +144,7 @@ def branch_off(origin: Path, recipe: Recipe, ds_config: dict[str, Any], director
 def _adopt(
     its: RunPaths,
     checkpoint: Path,
-    saved: CheckpointMetadata,
+    saved: TrainState,
     made: RunRecord,
     course: Course,
     ds_config: dict[str, Any],
@@ -181,5 +181,6 @@ def _adopt(
         "certificates": certificates,
     }
     # Nothing of what that run lost is this run's.
-    as_own = replace(saved, run=run, ledger=saved.ledger | {"wasted": 0})
+    as_own = saved.copy(run=run)
+    as_own.ledger.wasted = 0
     Checkpoints(directory.checkpoints, course.recipe.checkpointing).adopt(checkpoint, as_own)

@@ -23,13 +23,12 @@ from pipeline.recipe import ModelPhase
 from pipeline.training import distributed
 from pipeline.training.certifying.certifying import Certifying
 from pipeline.training.certifying.measure import Text
-from pipeline.training.directory.checkpoints import CheckpointMetadata
+from pipeline.training.directory.checkpoints import TrainState
 from pipeline.training.directory.recorded_settings import check_model
 from pipeline.training.ds_config import for_engine
 from pipeline.training.engine import TrainedModel, build
-from pipeline.training.loop.certification import Certification
 from pipeline.training.loop.context import LoopContext
-from pipeline.training.loop.loop import Trainer
+from pipeline.training.loop.loop import Certification, Trainer
 from pipeline.training.parameter_groups import cut
 from pipeline.training.preparation.models import Growth
 from pipeline.training.run.context import RunContext
@@ -44,7 +43,7 @@ _GATE_TOKENS = 4096
 """Tokens of held-out text, at most but for a longer window, on which experts' shares of Adam's state are measured."""
 
 
-def train_models(run: RunContext, loop: LoopContext, saved: CheckpointMetadata | None) -> float:
+def train_models(run: RunContext, loop: LoopContext, saved: TrainState | None) -> float:
     """Train what is left, model after model, and export what comes of it; return the last held-out loss."""
     directory, state = run.directory, loop.state
     source, digest, final = run.prepared.given or _untrained(run), run.prepared.digest, 0.0
@@ -80,7 +79,7 @@ def _untrained(run: RunContext) -> Source:
     return Source(Path(UNTRAINED), config, family, initialized(family, config, run.recipe.seed))
 
 
-def _resumed(run: RunContext, saved: CheckpointMetadata) -> TrainedModel:
+def _resumed(run: RunContext, saved: TrainState) -> TrainedModel:
     """Return the model as a checkpoint left it."""
     opened = _opened(run, saved)
     model = _build(run, saved.phase, opened.state, opened.optimizer)
@@ -165,7 +164,7 @@ def _build(run: RunContext, phase: int, state: State, optimizer_state: Optimizer
     return model
 
 
-def _opened(run: RunContext, saved: CheckpointMetadata) -> Source:
+def _opened(run: RunContext, saved: TrainState) -> Source:
     """Return a checkpoint's model; raises UserError, on every rank, where it is not the one that the phase trains."""
 
     def opened() -> Source:

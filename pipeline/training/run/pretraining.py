@@ -10,7 +10,7 @@ from pipeline.common.files import write_json
 from pipeline.recipe import Recipe
 from pipeline.runs.records import SummaryRecord
 from pipeline.training import distributed
-from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints
+from pipeline.training.directory.checkpoints import Checkpoints, TrainState
 from pipeline.training.directory.run_directory import RunDirectory
 from pipeline.training.loop.context import LoopContext
 from pipeline.training.loop.steps import RewindError
@@ -76,7 +76,7 @@ class Run:
         if self._branch_from is not None:
             branch_off(self._branch_from, self._recipe, self._ds_config, self._directory, distributed.world_size())
 
-    def _carry_out(self, run: RunContext, saved: CheckpointMetadata | None) -> SummaryRecord:
+    def _carry_out(self, run: RunContext, saved: TrainState | None) -> SummaryRecord:
         """Do what is left, going back where the guard says so; return the summary."""
         prepared, recipe = run.prepared, run.recipe
         origin = None if prepared.given is None else prepared.given.directory

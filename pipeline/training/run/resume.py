@@ -17,14 +17,13 @@ from pipeline.runs.cutting import cut_back
 from pipeline.runs.records import CertificateRecord, DataRecord, EvaluationRecord, ScoreRecord, SummaryRecord
 from pipeline.runs.steps import missing_words
 from pipeline.training import distributed
-from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints
+from pipeline.training.directory.checkpoints import Checkpoints, TrainState
 from pipeline.training.directory.inherited import read_inherited
 from pipeline.training.directory.run_directory import RunDirectory
 from pipeline.training.ds_config import sequence_parallel_size
 from pipeline.training.loop.guard import GuardStoppedError
 from pipeline.training.loop.records import Records
 from pipeline.training.loop.steps import RewindError
-from pipeline.training.loop.train_state import TrainState
 from pipeline.training.monitoring.monitors import Monitors
 from pipeline.training.monitoring.progress import Progress
 from pipeline.training.monitoring.utilization import Utilization
@@ -57,7 +56,7 @@ def hold(directory: RunDirectory, stack: ExitStack) -> None:
             time.sleep(_POLL_SECONDS)
 
 
-def newest_checkpoint(checkpoints: Checkpoints, branch_off: Callable[[], None]) -> CheckpointMetadata | None:
+def newest_checkpoint(checkpoints: Checkpoints, branch_off: Callable[[], None]) -> TrainState | None:
     """Return the newest whole checkpoint; `branch_off` may make one, on one rank, where there is none; a collective call."""
     saved = checkpoints.newest_whole()
     if saved is None:
@@ -66,7 +65,7 @@ def newest_checkpoint(checkpoints: Checkpoints, branch_off: Callable[[], None]) 
     return saved
 
 
-def finished(directory: RunDirectory, recipe: Recipe, saved: CheckpointMetadata | None) -> SummaryRecord | None:
+def finished(directory: RunDirectory, recipe: Recipe, saved: TrainState | None) -> SummaryRecord | None:
     """Return the summary of a run that is finished, its certificates in order; one rank's work."""
     summary = directory.finished_summary(recipe, saved)
     if summary is not None:
@@ -75,7 +74,7 @@ def finished(directory: RunDirectory, recipe: Recipe, saved: CheckpointMetadata 
     return summary
 
 
-def is_whole(directory: RunDirectory, summary: SummaryRecord, saved: CheckpointMetadata | None) -> bool:
+def is_whole(directory: RunDirectory, summary: SummaryRecord, saved: TrainState | None) -> bool:
     """Whether all that a finished run exported is as it was written, a collective call; says what is to be made again.
 
     The source's is not, and that is only said. Raises UserError where the model's is to be and there is no checkpoint
@@ -106,7 +105,7 @@ def begin(
     ds_config: dict[str, Any],
     directory: RunDirectory,
     checkpoints: Checkpoints,
-    saved: CheckpointMetadata | None,
+    saved: TrainState | None,
 ) -> RunContext:
     """Return the run, prepared from a checkpoint on where one is `saved`, its directory being its own; a collective call."""
     prepared = prepare_run(recipe, ds_config, directory, saved)
@@ -116,7 +115,7 @@ def begin(
 
 
 def _claim(
-    directory: RunDirectory, recipe: Recipe, ds_config: dict[str, Any], prepared: Preparation, saved: CheckpointMetadata | None
+    directory: RunDirectory, recipe: Recipe, ds_config: dict[str, Any], prepared: Preparation, saved: TrainState | None
 ) -> tuple[DataRecord, list[CertificateRecord]]:
     """Make the directory this run's; return what data.json says and the certificates of its growths; one rank's work."""
     data = directory.claim(
@@ -138,9 +137,9 @@ def _claim(
     return data, certificates
 
 
-def restored(directory: RunDirectory, origin: Path | None, saved: CheckpointMetadata | None) -> TrainState:
+def restored(directory: RunDirectory, origin: Path | None, saved: TrainState | None) -> TrainState:
     """Return how far the run has come by a checkpoint; `origin` is the given source's directory."""
-    state = TrainState() if saved is None else TrainState.restored(saved)
+    state = TrainState() if saved is None else saved.copy()
     rewound = distributed.on_first_rank(directory.rewound_record)
     # Later checkpoints say it themselves.
     if rewound is not None and rewound["step"] == state.step:

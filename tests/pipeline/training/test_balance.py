@@ -13,11 +13,10 @@ from pipeline.families.routing import routers
 from pipeline.growth.zero_sink import fill_buffers
 from pipeline.recipe import Recipe, RouterConfig
 from pipeline.runs.records import ROUTER_KEYS
-from pipeline.training.directory.checkpoints import CheckpointMetadata
+from pipeline.training.directory.checkpoints import TrainState
 from pipeline.training.engine import TrainedModel
 from pipeline.training.layers import prepare_model
 from pipeline.training.loop.balance import Balance, check_experts
-from pipeline.training.loop.train_state import TrainState
 from tests.pipeline.growth import check
 
 SEQUENCES, LENGTH, LAYERS, EXPERTS = 4, 12, 3, 4
@@ -188,9 +187,9 @@ def test_a_run_that_goes_on_learns_by_the_loads_of_the_step_before():
     trained = mixture()
     balance = Balance.of(trained, WEIGHTS, None)
     step(trained, balance, ids())
-    saved = json.dumps(asdict(TrainState(step=1).metadata(0, None, balance.loads)))
+    saved = json.dumps(asdict(TrainState(step=1, expert_loads=balance.loads)))
     expected, *_ = step(trained, balance, ids(4))
-    again = Balance.of(trained, WEIGHTS, TrainState.restored(CheckpointMetadata(**json.loads(saved))).expert_loads)
+    again = Balance.of(trained, WEIGHTS, TrainState(**json.loads(saved)).expert_loads)
     gradients, *_ = step(trained, again, ids(4))
     assert all(torch.equal(gradients[key], gradient) for key, gradient in expected.items())
     forgotten, *_ = step(trained, Balance.of(trained, WEIGHTS, None), ids(4))

@@ -14,7 +14,7 @@ from pipeline.common.errors import UserError
 from pipeline.growth.integrity import FILES, HashedFile, damage, seal
 from pipeline.recipe import CheckpointingConfig
 from pipeline.runs import JsonLines
-from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints, _Pending, _Writer
+from pipeline.training.directory.checkpoints import Checkpoints, TrainState, _Pending, _Writer
 from pipeline.training.directory.snapshot import on_host
 from tests.messages import collected
 
@@ -161,7 +161,7 @@ def publish(tmp_path, monkeypatch):
         for name in names:
             writer.save({}, str(aside / name))
         checkpoints = Checkpoints(tmp_path, CheckpointingConfig(keep=1))
-        checkpoints._pending = _Pending(writer, GPT2Config(), CheckpointMetadata(0, step, {}, 0, 0.0, {}), stage, None)
+        checkpoints._pending = _Pending(writer, GPT2Config(), TrainState(step=step), stage, None)
         with collected() as said:
             return checkpoints.finish(), said
 
@@ -233,7 +233,7 @@ def test_the_newest_is_the_newest_that_is_whole_and_that_is_said(tmp_path, messa
     for step in (3, 5, 7):
         tag = tmp_path / f"step-{step:08d}"
         tag.mkdir()
-        saved = CheckpointMetadata(phase=0, step=step, samples={}, tokens=0, seconds=0.0, ledger={})
+        saved = TrainState(step=step)
         (tag / "progress.json").write_text(json.dumps(asdict(saved)))
         seal(tag)
     assert checkpoints.newest().step == 7 and not messages

@@ -17,7 +17,7 @@ from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.integrity import seal
 from pipeline.growth.zero_files import TAG, write_zero3
 from pipeline.recipe import ModelConfig, OptimizerConfig, load_recipe
-from pipeline.training.directory.checkpoints import CheckpointMetadata
+from pipeline.training.directory.checkpoints import TrainState
 from pipeline.training.directory.run_directory import RunDirectory
 from pipeline.training.footprint import memory_by_stage, parameters_by_kind
 from pipeline.training.monitoring.utilization import Device
@@ -224,7 +224,7 @@ BERT_WIDER = [
 ]
 
 
-def anneal_steps(tmp_path, growth: str, *, steps: int, saved: CheckpointMetadata | None = None) -> tuple[int, list[str]]:
+def anneal_steps(tmp_path, growth: str, *, steps: int, saved: TrainState | None = None) -> tuple[int, list[str]]:
     """The steps over which norms become stock in a run of so many, and what is told of the growth."""
     recipe = load_recipe(QUICKSTART, [*BERT_WIDER, f"growth={growth}", f"stages=[{{name: full, steps: {steps}}}]"])
     ds_config = {"train_batch_size": 32, "train_micro_batch_size_per_gpu": 8}
@@ -254,7 +254,7 @@ def test_a_run_that_is_lengthened_anneals_its_norms_as_it_began(tmp_path):
     for content in (None, '{"growth": {"norm_anneal_steps": 7}}', '{"growth": []}', "[]", "{"):
         if content is not None:
             certificate.write_text(content)
-        saved = CheckpointMetadata(1, 9, {}, 0, 0.0, {}, run=run)
+        saved = TrainState(1, 9, run=run)
         assert anneal_steps(tmp_path, "{}", steps=2000, saved=saved)[0] == 30
         # That of a growth which is still to come, or will be done again, is no certificate of it.
         for before in (None, replace(saved, phase=0), replace(saved, phase=0, run=None)):

@@ -15,7 +15,7 @@ from pipeline.report.compute import stage_rows
 from pipeline.report.page import source_cost, warnings
 from pipeline.report.recorded import read_run
 from pipeline.training import distributed
-from pipeline.training.directory.checkpoints import CheckpointMetadata
+from pipeline.training.directory.checkpoints import TrainState
 from pipeline.training.directory.inherited import read_inherited
 from pipeline.training.directory.run_directory import RunDirectory
 from pipeline.training.run.resume import restored
@@ -168,7 +168,7 @@ def test_a_run_that_goes_on_inherits_nothing_anew(tmp_path, monkeypatch):
     first, later = (checkpoint(tmp_path / name, whole_ledger()) for name in ("7", "8"))
     begun = restored(directory, first, None)
     assert begun.ledger.sources.spent == 674 * GIGA
-    saved = CheckpointMetadata(0, 3, {}, 96, 1.0, begun.ledger.to_json())
+    saved = TrainState(step=3, ledger=begun.ledger)
     assert restored(directory, later, saved).ledger == begun.ledger
 
 

@@ -6,13 +6,11 @@ from dataclasses import replace
 import pytest
 
 from pipeline.common.errors import UserError
-from pipeline.flops.ledger import Ledger
 from pipeline.training import distributed
-from pipeline.training.directory.checkpoints import CheckpointMetadata
+from pipeline.training.directory.checkpoints import TrainState
 from pipeline.training.directory.run_directory import RunDirectory
 from pipeline.training.loop.guard import GuardStoppedError
 from pipeline.training.loop.steps import RewindError
-from pipeline.training.loop.train_state import TrainState
 from pipeline.training.run.resume import restored, rewound
 from tests.ranks import run_ranks
 
@@ -25,7 +23,7 @@ def directory(tmp_path, monkeypatch):
 
 
 def test_a_rewind_outlives_the_process_until_there_is_a_later_checkpoint(directory):
-    saved = CheckpointMetadata(1, 8, {"own": 64, "other": 5}, 0, 0.0, Ledger().to_json())
+    saved = TrainState(1, 8, {"own": 64, "other": 5})
 
     def go_back(samples: int) -> TrainState:
         state = restored(directory, None, saved)

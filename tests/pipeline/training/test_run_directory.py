@@ -13,10 +13,9 @@ from transformers import GPT2Config
 from pipeline.common.errors import UserError
 from pipeline.common.files import write_json
 from pipeline.common.keyed import DRAWS
-from pipeline.flops.ledger import Ledger
 from pipeline.recipe import load_recipe
 from pipeline.runs.records import read_record
-from pipeline.training.directory.checkpoints import CheckpointMetadata
+from pipeline.training.directory.checkpoints import TrainState
 from pipeline.training.directory.recorded_settings import check_model
 from pipeline.training.directory.run_directory import RunDirectory
 from tests.pipeline.growth.models import small_model
@@ -43,15 +42,15 @@ def begun(tmp_path):
     return directory
 
 
-def saved_by(directory: RunDirectory, *overrides: str, ds_config: dict = DS_CONFIG, certificates=()) -> CheckpointMetadata:
+def saved_by(directory: RunDirectory, *overrides: str, ds_config: dict = DS_CONFIG, certificates=()) -> TrainState:
     """Where a checkpoint of that run stands, made with these settings."""
     data = json.loads(directory.data.read_text())
     recipe = load_recipe(QUICKSTART, list(overrides)).model_dump(mode="json")
     run = {"recipe": recipe, "ds_config": ds_config, "data": data, "certificates": list(certificates)}
-    return CheckpointMetadata(len(certificates), 5, {}, 0, 0.0, Ledger().to_json(), run=run)
+    return TrainState(len(certificates), 5, run=run)
 
 
-def check(directory: RunDirectory, saved: CheckpointMetadata | None, *overrides: str, ds_config: dict = DS_CONFIG) -> list[str]:
+def check(directory: RunDirectory, saved: TrainState | None, *overrides: str, ds_config: dict = DS_CONFIG) -> list[str]:
     """As another process would."""
     return RunDirectory(directory.path).check(load_recipe(QUICKSTART, list(overrides)), ds_config, saved)
 
@@ -337,7 +336,7 @@ def test_the_certificate_of_a_growth_that_is_done_again_goes(grown):
     assert not grown.certificate(2).exists()
 
 
-def summary_of(directory: RunDirectory, saved: CheckpointMetadata | None):
+def summary_of(directory: RunDirectory, saved: TrainState | None):
     recipe = Made(directory.path).recipe
     written = read_record(directory.summary, dict)
     lengths = {"source": ["steps", 20], "submodels": ["steps", 30], "full": ["steps", 30]}
@@ -348,7 +347,7 @@ def summary_of(directory: RunDirectory, saved: CheckpointMetadata | None):
 
 def test_a_summary_is_that_of_its_run_whole_or_made_again(tmp_path, messages):
     directory = RunDirectory(Made(tmp_path / "run").write())
-    saved = CheckpointMetadata(1, 80, {}, 0, 0.0, {})
+    saved = TrainState(1, 80)
     found = summary_of(directory, None)
     assert found["steps"] == 80 and messages == []
     directory._id = "this"
