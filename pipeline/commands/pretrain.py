@@ -8,6 +8,7 @@ import traceback
 from typing import Any
 
 from pipeline.common.command import refusal
+from pipeline.common.errors import one_line
 from pipeline.common.quiet import EXIT_DIVERGED, quieten
 from pipeline.common.starting import refuse
 from pipeline.recipe import Recipe, as_written, load_recipe, taken_by_auto
@@ -15,7 +16,7 @@ from pipeline.training import distributed
 from pipeline.training.ds_config import load_ds_config
 from pipeline.training.loop.guard import GuardStoppedError
 from pipeline.training.run.dry_run import DryRun
-from pipeline.training.run.dry_run_page import DryRunPage
+from pipeline.training.run.dry_run_page import page_of
 from pipeline.training.run.pretraining import Run
 from pipeline.training.signals import EXIT_STOPPED, Stopped, StopRequest
 
@@ -50,14 +51,14 @@ def work(arguments: argparse.Namespace) -> int:
         if arguments.dry_run:
             if distributed.rank() == 0:
                 dry_run = DryRun.of(recipe, ds_config, ranks, arguments.mfu or _MFU, arguments.corpus_tokens)
-                print(DryRunPage(dry_run).render())
+                print(page_of(dry_run))
             return 0
         Run(recipe, ds_config, stop, arguments.branch_from).execute()
     except Stopped:
         # Launchers end every rank as soon as one has left, and this one may be about to.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if distributed.rank() == 0:
-            print("stopped; start the same command again to go on", file=sys.stderr)
+            print("the run was stopped; start the same command again to continue it", file=sys.stderr)
         return EXIT_STOPPED
     except GuardStoppedError as error:
         if distributed.rank() == 0:
@@ -69,12 +70,14 @@ def work(arguments: argparse.Namespace) -> int:
             # As above.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             return refuse(as_written(sentence, arguments.recipe, arguments.overrides))
-        traceback.print_exc()
         if distributed.has_lost_a_rank(error):
             print(
-                f"rank {distributed.rank()}: another rank is gone; the same command goes on from the last checkpoint",
+                f"rank {distributed.rank()}: another rank has ended, and this one ends too ({one_line(error)}); start the same "
+                "command again to continue from the last checkpoint",
                 file=sys.stderr,
             )
+        else:
+            traceback.print_exc()
         return 1
     else:
         distributed.leave()

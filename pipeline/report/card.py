@@ -30,6 +30,7 @@ from pipeline.runs.records import (
     LayerRecord,
     ProgressRecord,
     ScoreRecord,
+    grows,
     read_certificates,
     read_recipe,
     read_record,
@@ -149,7 +150,7 @@ def growths_and_step(run: RunPaths, directory: Path) -> tuple[int, int]:
 def model_card(known: Known) -> str:
     """Return the card as Markdown under Hugging Face's front matter; sections that nothing is known of are left out."""
     family, sizes, graph = family_of(known.config), sizes_of(known.config), graph_of(known.config)
-    own, active = sizes.present, graph.active_parameters
+    own, active, grown = sizes.present, graph.active_parameters, list(filter(grows, known.certificates))
     body = (
         prose.templates()
         .overlay(trim_blocks=True, lstrip_blocks=True)
@@ -166,7 +167,7 @@ def model_card(known: Known) -> str:
                 ("output matrix", "tied to the embedding" if sizes.tied else "a separate matrix"),
                 ("stored as", known.dtype),
             ],
-            growths=[_growth(certificate) for certificate in known.certificates],
+            growths=[_growth(certificate) for certificate in grown],
             corpora=[] if known.manifest is None else _corpora(known.manifest),
             data_format=FORMAT,
             costs=[] if known.ledger is None else _costs(known.ledger),
@@ -179,7 +180,7 @@ def model_card(known: Known) -> str:
     front_matter = ModelCardData(
         library_name="transformers",
         pipeline_tag=_PIPELINES[family.objective],
-        tags=[family.name, *(["model-growth"] if known.certificates else []), "deepspeed"],
+        tags=[family.name, *(["model-growth"] if grown else []), "deepspeed"],
     )
     return str(ModelCard.from_template(front_matter, template_str="---\n{{ card_data }}\n---\n\n{{ body }}", body=body))
 

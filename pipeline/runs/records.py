@@ -262,6 +262,13 @@ class CertificateRecord(TypedDict):
     measured_agrees: bool
 
 
+def grows(certificate: CertificateRecord) -> bool:
+    """Return whether a growth changed its source: with `target: {}` a run trains the source on as it is."""
+    if certificate["source"] != certificate["target"] or certificate.get("tokenizers") or certificate.get("upcycling"):
+        return True
+    return [layer["source"] for layer in certificate["layers"]] != list(range(len(certificate["layers"])))
+
+
 def reasons_of(certificate: CertificateRecord) -> list[ReasonRecord]:
     """Return why a grown model computes something else than its source; earlier versions wrote sentences alone."""
     return [

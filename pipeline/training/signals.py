@@ -73,8 +73,8 @@ class StopRequest:
                 name = signal.Signals(numbers[0]).name
                 print(
                     # What is saved is not named: a run may be signalled while it leaves, with all on disk.
-                    f"{name}, the second request: ended at once; start the same command again to go on from the last "
-                    "checkpoint",
+                    f"{name}: a second request to stop, so the run ended at once; start the same command again to continue "
+                    "from the last checkpoint",
                     file=sys.stderr,
                     flush=True,
                 )

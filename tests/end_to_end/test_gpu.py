@@ -148,7 +148,7 @@ def test_a_run_that_is_resumed_on_a_gpu_has_the_uninterrupted_ones_losses(
     (checkpoints / "latest").write_text("step-00000015")
     (tmp_path / "run" / "summary.json").unlink()
     resumed = run(path, precision, {"stage": stage})
-    assert "going on from step 15" in resumed.output and len(resumed.losses) == len(losses) == 22
+    assert "continues from its checkpoint of step 15" in resumed.output and len(resumed.losses) == len(losses) == 22
     assert resumed.losses[:15] == losses[:15]
     assert resumed.losses[15:] == pytest.approx(losses[15:], rel=TOLERANCE[precision])
     again = json.loads((checkpoints / "step-00000022" / "progress.json").read_text())

@@ -154,6 +154,6 @@ def test_a_run_stopped_while_its_norms_are_weighted_goes_on_and_is_no_source(lau
     assert exported.error.count("\n") == 1 and not (tmp_path / "out").exists()
     resumed = launch(path).wait()
     assert resumed.status == 0, resumed.error
-    assert "going on from step" in resumed.output
+    assert "continues from its checkpoint of step" in resumed.output
     assert resumed.losses == whole.losses
     grow("--source", resumed.run_dir, "--format", "hf", "--out", tmp_path / "out")

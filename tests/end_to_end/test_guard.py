@@ -52,7 +52,7 @@ def test_a_step_without_a_number_is_skipped_on_all_ranks(launch, recipe, tmp_pat
     assert [record["step"] for record in finished.metrics if record["skipped"]] == [6]
     assert finished.metrics[5]["loss"] is None
     assert all(math.isfinite(record["loss"]) for record in finished.metrics if not record["skipped"])
-    assert "warning: step 6 is skipped: 1 steps in a row without a finite loss" in finished.output
+    assert "warning: step 6 is skipped: 1 step without a finite loss" in finished.output
     assert Ledger.from_json(finished.summary["flops"]).wasted == 0
 
 

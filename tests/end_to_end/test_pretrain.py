@@ -140,8 +140,8 @@ def test_a_lengthened_stage_goes_on_and_any_other_change_is_refused(undisturbed,
     assert len(longer.metrics) == STEPS + 2
     assert longer.losses[:STEPS] == undisturbed.losses
     for override, words in [
-        ("stages.full.steps=9", "never shortened"),
-        ("stages.submodels.steps=8", "while it is not over"),
+        ("stages.full.steps=9", "and never shorter"),
+        ("stages.submodels.steps=8", "made longer if no later one has begun"),
         ("optimizer.lr=0.01", "differs in optimizer.lr"),
     ]:
         overrides = {"stages.full.steps": "10", override.split("=")[0]: override.split("=")[1]}
@@ -183,7 +183,7 @@ def test_a_run_goes_on_at_another_sequence_parallel_size(undisturbed, launch, re
     killed.kill()
     resumed = launch(path, ranks=2, ds_config=FP32 | {"sequence_parallel_size": after}).wait()
     assert resumed.status == 0, resumed.error
-    assert "going on from step 5" in resumed.output
+    assert "continues from its checkpoint of step 5" in resumed.output
     assert f"sequence_parallel_size {after} (it was {before})" in resumed.output
     # 22 steps in fp32; attention over slices, and the ranks of a batch, sum in another order.
     assert resumed.losses == pytest.approx(undisturbed.losses, rel=1e-5)
@@ -239,7 +239,7 @@ def test_the_shipped_deepspeed_configurations_run_and_resume(launch, recipe, tmp
     assert first.status == 0, first.error
     resumed = launch(recipe(), "stages.full.steps=10", ds_config=ds_config, ranks=1).wait()
     assert resumed.status == 0, resumed.error
-    assert "going on from step 22" in resumed.output
+    assert "continues from its checkpoint of step 22" in resumed.output
     assert len(resumed.losses) == STEPS + 2
 
 

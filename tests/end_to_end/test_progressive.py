@@ -37,7 +37,7 @@ def test_killed_behind_the_growth_it_ends_with_the_losses_of_a_run_that_was_not(
     interrupted.kill()
     resumed = launch(progressive).wait()
     assert resumed.status == 0, resumed.error
-    assert "going on from step 6" in resumed.output
+    assert "continues from its checkpoint of step 6" in resumed.output
     assert resumed.losses == alone.losses
     assert resumed.evaluations == alone.evaluations
 

@@ -80,7 +80,7 @@ def test_a_run_that_branches_off_another_takes_the_same_steps_as_if_it_had_taken
     branch = launch.script([*words, "--branch_from", str(other)], tmp_path / "run").wait()
     assert branch.status == 0, branch.error
     assert f"{other}: its first 10 steps are those of this run" in branch.output
-    assert "going on from step 10" in branch.output
+    assert "continues from its checkpoint of step 10" in branch.output
     assert branch.losses == grown_twice.losses
     assert branch.evaluations == grown_twice.evaluations
     for key in ("flops", "steps", "tokens", "lengths"):

@@ -17,7 +17,7 @@ ANOTHER_ORDER = 1e-5
 
 def _resumed_from(submitted: Submitted) -> int:
     """The step from which the job's second attempt went on."""
-    (step,) = re.findall(r"going on from step (\d+)", submitted.job.log)
+    (step,) = re.findall(r"continues from its checkpoint of step (\d+)", submitted.job.log)
     return int(step)
 
 
@@ -228,5 +228,5 @@ def test_a_cancelled_job_stays_so_and_the_next_of_its_chain_goes_on(undisturbed,
     first.finish("CANCELLED")
     resumed = second.finish()
     assert first.job.state == "CANCELLED" and first.job.fields["Restarts"] == "0"
-    assert "stopped; start the same command again" in first.job.log, "KillWait left the ranks the time to save"
+    assert "the run was stopped; start the same command again" in first.job.log, "KillWait left the ranks the time to save"
     assert resumed.losses == undisturbed.losses

@@ -258,8 +258,8 @@ class Checkpoints:
         distributed.on_first_rank(lambda: shutil.rmtree(partial, ignore_errors=True))
         if must:
             raise UserError(
-                f"{failure}: the checkpoint could not be written; free disk space and start the same command again, "
-                "which goes on from the last complete one"
+                f"{failure}: the checkpoint could not be written; free disk space and start the same command again "
+                "to continue from the last complete one"
             )
         logger.warning(
             f"{failure}: the checkpoint of step {pending.saved.step} could not be written; free disk space for the next one"

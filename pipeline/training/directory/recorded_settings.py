@@ -99,7 +99,10 @@ class RecordedSettings:
         before, now, reached = lengths(begun_with), lengths(recipe), 0
         for name in before.keys() & now.keys():
             if (before[name] is None) != (now[name] is None):
-                was, is_now = (_described(length) for length in (before[name], now[name]))
+                was, is_now = (
+                    "not trained" if length is None else f"trained for {_counted(length)}"
+                    for length in (before[name], now[name])
+                )
                 raise UserError(
                     f"{self.origin}: {name!r} was {was} when the run was started, and now is {is_now}; "
                     f"{self._instead('the recipe')}"
@@ -117,8 +120,8 @@ class RecordedSettings:
                     longer = over and old[0] == new[0] and new[1] > old[1]
                     last = "; lengthen the last stage, in the run directory's recipe.yaml, and start that recipe" * longer
                     raise UserError(
-                        f"{self.origin}: the stage {stage.name!r} had {old[1]:g} {old[0]} and now has {new[1]:g} {new[0]}; a "
-                        f"stage may be lengthened while it is not over, and never shortened{last}"
+                        f"{self.origin}: the stage {stage.name!r} had {_counted(old)} and now has {_counted(new)}; a stage can "
+                        f"be made longer if no later one has begun, and never shorter{last}"
                     )
 
     def rounding(self, recipe: Recipe, ds_config: Mapping[str, Any]) -> list[str]:
@@ -134,8 +137,8 @@ class RecordedSettings:
             return []
         changes = ", ".join(f"{key} {now} (it was {before})" for key, (before, now) in found.items())
         return [
-            f"going on with {changes}: the steps are the same ones, sums are rounded otherwise, and losses agree with those of "
-            "the run as it was to rounding, not to the bit (dropout, where there is any, draws other masks)"
+            f"the run continues with {changes}: its steps are the same, but sums are rounded in another order, so that losses "
+            "agree with those of the run as it was to rounding, not to the bit (dropout, where there is any, draws other masks)"
         ]
 
     def drawing(self, recipe: Recipe, saved: TrainState | None) -> list[str]:
@@ -226,8 +229,9 @@ def _sizes_made(recipe: Recipe, saved: TrainState | None) -> dict[str, str]:
     }
 
 
-def _described(length: tuple[str, float] | None) -> str:
-    return "not trained" if length is None else f"trained for {length[1]:g} {length[0]}"
+def _counted(length: tuple[str, float]) -> str:
+    unit, number = length
+    return f"{number:g} {unit.removesuffix('s') if number == 1 and unit != 'flops' else unit}"
 
 
 def _is_of(key: str, sections: tuple[str, ...]) -> bool:

@@ -136,7 +136,7 @@ class DataWatch:
             return UserError(f"{fault.error}; no step was trained on it")
         return UserError(
             f"{fault.error}; steps {fault.whole_at + 1:,} to {step:,} may have been trained on it: remove the checkpoints of "
-            f"steps beyond {fault.whole_at:,} before the same command goes on"
+            f"steps beyond {fault.whole_at:,}, and start the same command again"
         )
 
     def remember(self) -> None:

@@ -78,7 +78,8 @@ class Guard:
         if not (finite and math.isfinite(loss)):
             self._skipped += 1
             what = "gradient" if math.isfinite(loss) else "loss"
-            self.seen = f"{self._skipped} steps in a row without a finite {what} (the last loss was {loss:.4g})"
+            steps = "1 step" if self._skipped == 1 else f"{self._skipped} steps in a row"
+            self.seen = f"{steps} without a finite {what} (the last loss was {loss:.4g})"
             return StepOutcome.REWIND if self._skipped >= self._config.skipped_steps else StepOutcome.SKIPPED
         self._skipped = 0
         if self._config.spike is not None and len(window) == self._config.spike_window:

@@ -36,12 +36,12 @@ from pipeline.training.preparation.text import (
     check_fit,
     check_sharing,
     check_tokenizer,
+    check_training,
     find_data,
     known_tokenizer,
     known_vocabulary,
     vocabulary_size,
 )
-from pipeline.training.preparation.tokenizers import check_training
 
 logger = logging.getLogger(__name__)
 

@@ -8,12 +8,12 @@ from transformers import PretrainedConfig
 
 from data_prep.manifest import MANIFEST, PreparedData
 from data_prep.settings import DataPrepConfig, TokenizerConfig
-from data_prep.tokenizers.loading import Tokenizer, given_tokenizer
+from data_prep.tokenizers.loading import Tokenizer, difference, find_tokenizer, given_tokenizer
 from pipeline.common.config import validate
 from pipeline.common.errors import UserError
 from pipeline.data.checks import DataChecks
 from pipeline.data.objectives import objective_for
-from pipeline.families import family_of, sizes_of
+from pipeline.families import Family, family_of, sizes_of
 from pipeline.growth.new_tokenizer import tokenizer_directory
 from pipeline.growth.state import Source
 from pipeline.growth.tokenizer_beside import check_beside
@@ -23,7 +23,6 @@ from pipeline.training.loop.data_watch import Remembered
 from pipeline.training.loop.tasks import encoder_of
 from pipeline.training.plan.data_mixes import corpora_read
 from pipeline.training.preparation.given_source import built_model, sequence_lengths
-from pipeline.training.preparation.tokenizers import check_source
 from pipeline.training.sequence_parallel import check_heads_divide, check_length_divides
 
 logger = logging.getLogger(__name__)
@@ -152,3 +151,41 @@ def check_tokenizer(recipe: Recipe, given: Source | None, tokenizer: Tokenizer, 
     for length in sequence_lengths(recipe):
         objective_for(family_of(source).objective, tokenizer, length)
     encoder_of(recipe, tokenizer, source)
+
+
+def check_training(config: TokenizerConfig, family: Family) -> None:
+    """Raise UserError where a tokenizer is to be trained that AutoTokenizer would read otherwise beside the model."""
+    if config.path is not None:
+        return
+    beside = f"beside a {family.name} model transformers' AutoTokenizer"
+    if config.algorithm not in family.tokenizers:
+        raise UserError(
+            f"data.tokenizer.algorithm: {beside} makes another tokenizer of a {config.algorithm}; choose "
+            f"{' or '.join(family.tokenizers)}, or name a tokenizer by data.tokenizer.path"
+        )
+    special = family.special_tokens_of if config.algorithm == "byte_level_bpe" else ()
+    if special and config.family not in special:
+        raise UserError(
+            f"data.tokenizer.family: {beside} makes a {special[0]} tokenizer of every file; set "
+            f"data.tokenizer.family={special[0]}, or name a tokenizer by data.tokenizer.path"
+        )
+
+
+def check_source(source: Source, tokenizer: Tokenizer, named: Path | None = None) -> None:
+    """Raise UserError where the model's tokenizer gives other ids than the one text is prepared with.
+
+    The model's is that in the directory `named` where the target has a new one, else the source's.
+    """
+    own = find_tokenizer(named or source.beside, tokenizer.split_special_tokens)
+    differs = None if own is None else difference(own, tokenizer)
+    if own is None or differs is None:
+        return
+    if named is not None:
+        raise UserError(
+            f"{tokenizer.files[0]}: the text's tokenizer gives other ids than target.tokenizer, {own.files[0]} ({differs}); "
+            "prepare the text with the target's"
+        )
+    raise UserError(
+        f"{own.files[0]}: gives other ids than {tokenizer.files[0]}, the text's tokenizer ({differs}); prepare the text "
+        "with the model's own tokenizer, or name the text's as target.tokenizer to change the model's"
+    )

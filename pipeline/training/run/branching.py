@@ -138,7 +138,7 @@ def branch_off(origin: Path, recipe: Recipe, ds_config: dict[str, Any], director
     _adopt(
         its, its.checkpoints / saved.tag, saved, saved.run or newest.run, course=mine, ds_config=ds_config, directory=directory
     )
-    logger.info(f"{origin}: its first {saved.step:,} steps are those of this run, which goes on from them")
+    logger.info(f"{origin}: its first {saved.step:,} steps are those of this run, which continues from them")
 
 
 def _adopt(

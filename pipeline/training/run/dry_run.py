@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers import PretrainedConfig
 
 from pipeline.families import family_of
 from pipeline.flops.activations import activation_bytes
 from pipeline.flops.counts import PARTS, StepFlops
+from pipeline.growth.memory import RankBytes
 from pipeline.recipe import Recipe
 from pipeline.training.directory.checkpoints import Checkpoints
 from pipeline.training.directory.run_directory import RunDirectory
 from pipeline.training.ds_config import compute_dtype, sequence_parallel_size
+from pipeline.training.footprint import memory_by_stage
 from pipeline.training.loop.balance import router_weights
 from pipeline.training.monitoring.utilization import Device
 from pipeline.training.plan.training_plan import StagePlan, expected_scored
@@ -58,25 +61,42 @@ class DryRun:
         device = Device.here(compute_dtype(ds_config), recipe.flops.peak_tflops)
         return cls(recipe, ds_config, planned, ranks, mfu, device, corpus_tokens, 0 if saved is None else saved.step)
 
+    @property
+    def stages(self) -> list[StagePlan]:
+        """The train stages, one after the other."""
+        return self.planned.training_plan.stages
+
+    def config(self, phase: int) -> PretrainedConfig:
+        """The model of a phase."""
+        return self.planned.config(phase)
+
     def resolved(self, plan: StagePlan) -> bool:
         """Whether the steps of a stage are known."""
         return plan.stage.epochs is None or self.planned.windows is not None
+
+    @property
+    def all_resolved(self) -> bool:
+        """Whether the steps of all stages are known."""
+        return all(map(self.resolved, self.stages))
 
     def flops(self, *, every_expert: bool = False) -> list[StepFlops]:
         """FLOPs by stage; of one step, on average, where the steps are not known.
 
         `every_expert`: as if each token went through all experts of a mixture.
         """
-        return [self._stage_flops(plan, every_expert) for plan in self.planned.training_plan.stages]
+        found = []
+        for plan in self.stages:
+            steps = plan if self.resolved(plan) else replace(plan, end=plan.begin + _STEPS_ON_AVERAGE)
+            came = stage_flops(self.recipe, self.config(plan.phase), steps, every_expert=every_expert)
+            if steps is not plan:
+                by_part = ({part: each[part] // _STEPS_ON_AVERAGE for part in PARTS} for each in (came.model, came.executed))
+                came = StepFlops(*by_part)
+            found.append(came)
+        return found
 
-    def _stage_flops(self, plan: StagePlan, every_expert: bool) -> StepFlops:
-        config = self.planned.config(plan.phase)
-        if self.resolved(plan):
-            return stage_flops(self.recipe, config, plan, every_expert=every_expert)
-        shorter = replace(plan, end=plan.begin + _STEPS_ON_AVERAGE)
-        some = stage_flops(self.recipe, config, shorter, every_expert=every_expert)
-        model, executed = ({part: each[part] // _STEPS_ON_AVERAGE for part in PARTS} for each in (some.model, some.executed))
-        return StepFlops(model, executed)
+    def memory(self, config: PretrainedConfig, ranks: int | None = None) -> dict[int, RankBytes]:
+        """What each of the run's ranks, or of so many, keeps of a model in training, by stage of ZeRO."""
+        return memory_by_stage(config, self.recipe.optimizer, compute_dtype(self.ds_config), ranks or self.ranks)
 
     def seconds(self, flops: StepFlops) -> float:
         """The time of so many model FLOPs at the MFU asked about."""
@@ -84,7 +104,7 @@ class DryRun:
 
     def activations(self, plan: StagePlan) -> int:
         """Bytes that a rank keeps of a micro-batch for its backward pass; of a sub-model of any depth they are as many."""
-        config = copy.copy(self.planned.config(plan.phase))
+        config = copy.copy(self.config(plan.phase))
         family = family_of(config)
         config._attn_implementation = self.recipe.attn_implementation
         config._experts_implementation = self.recipe.experts_implementation
@@ -116,14 +136,13 @@ class DryRun:
 
     def scratch_flops(self) -> int:
         """Model FLOPs of the last model trained from scratch, all of it, on the tokens of all stages."""
-        stages = self.planned.training_plan.stages
-        config = self.planned.config(stages[-1].phase)
-        whole, last = {"submodel_layers": None, "trainable": None}, stages[-1]
+        whole, last = {"submodel_layers": None, "trainable": None}, self.stages[-1]
+        config = self.config(last.phase)
         alike = [
             replace(
                 plan, stage=plan.stage.model_copy(update=whole), phase=last.phase, layers=last.layers, mixtures=last.mixtures
             )
-            for plan in stages
+            for plan in self.stages
         ]
         return sum(stage_flops(self.recipe, config, plan).model_total for plan in alike)
 

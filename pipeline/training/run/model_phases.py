@@ -63,7 +63,7 @@ def train_models(run: RunContext, loop: LoopContext, saved: TrainState | None) -
             with closing(model), closing(certification):
                 final = Trainer(phase.number, model, loop, certification).train()
         else:
-            logger.info(f"going on from step {state.step}")
+            logger.info(f"the run continues from its checkpoint of step {state.step}")
         source, digest = _opened(run, run.checkpoints.newest_saved), None
         if phase.number == 0:
             export_model(run, loop, source, directory.source_model)
@@ -84,7 +84,7 @@ def _resumed(run: RunContext, saved: TrainState) -> TrainedModel:
     opened = _opened(run, saved)
     model = _build(run, saved.phase, opened.state, opened.optimizer)
     restore_counters_and_scale(model.engine, saved.counters, saved.loss_scale)
-    logger.info(f"going on from step {saved.step}")
+    logger.info(f"the run continues from its checkpoint of step {saved.step}")
     return model
 
 

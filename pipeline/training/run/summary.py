@@ -15,6 +15,7 @@ from pipeline.runs.records import (
     ParametersRecord,
     SummaryRecord,
     duplicates_of,
+    grows,
     reasons_of,
 )
 from pipeline.runs.steps import missing_words
@@ -23,13 +24,14 @@ from pipeline.training.monitoring.utilization import tera
 
 def render(summary: SummaryRecord) -> str:
     """Return the summary as a page of text."""
-    growths, tokens, losses = summary["growths"], summary["tokens"], summary["losses"]
+    growths, tokens, losses = list(filter(grows, summary["growths"])), summary["tokens"], summary["losses"]
     lines = [
         "",
-        f"{summary['family']}: {_size(growths[0]['source'])}"
+        f"{summary['family']}: {_size(summary['growths'][0]['source'])}"
         + "".join(
             f" -> {_size(growth['target'])}, {growth['growth']['width']} + {growth['growth']['depth']}" for growth in growths
-        ),
+        )
+        + ("" if growths else ", not grown"),
         "",
         "held-out loss (nats per scored token)        loss  perplexity",
         _loss_line("  unigram frequencies (no model)", losses["unigram"]),

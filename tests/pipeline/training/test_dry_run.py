@@ -23,7 +23,7 @@ from pipeline.training.footprint import memory_by_stage, parameters_by_kind
 from pipeline.training.monitoring.utilization import Device
 from pipeline.training.preparation.preparation import preview_run
 from pipeline.training.run.dry_run import DryRun
-from pipeline.training.run.dry_run_page import DryRunPage
+from pipeline.training.run.dry_run_page import notes, page_of
 from tests.families import DENSE
 from tests.pipeline.growth import check
 from tests.shards import write_prepared
@@ -148,7 +148,7 @@ def test_a_dry_run_of_a_mixture_tells_what_a_token_meets_and_what_all_experts_ca
     told, lost = (
         DryRun.of(load_recipe(QUICKSTART, given), ds_config, 1, 0.5, 100_000) for given in (changes, [*changes, weights])
     )
-    page, config = DryRunPage(told).render(), told.planned.config(1)
+    page, config = page_of(told), told.planned.config(1)
     assert f"  active      {graph_of(config).active_parameters:,}: a token goes through 2 of 8 experts a layer" in page
     every = training_step(ForwardFlops.of(config, every_expert=True), 128, 2 * 32 * 128, scored=2 * 32 * 128)
     assert f"by the experts that are chosen, {every.model_total:.3e} by all of them" in page
@@ -171,7 +171,7 @@ def test_the_numbers_of_a_stage_stand_apart_whatever_their_size():
     """Nine digits of tokens beside three digits of an epoch that is a small part of one."""
     recipe = load_recipe(RECIPES / "paper" / "progressive_124m.yaml", ["flops.peak_tflops=1"])
     batch = {"train_batch_size": 512, "train_micro_batch_size_per_gpu": 32, "gradient_accumulation_steps": 2}
-    page = DryRunPage(DryRun.of(recipe, batch, 8, 0.5, 3_300_000_000_000)).render()
+    page = page_of(DryRun.of(recipe, batch, 8, 0.5, 3_300_000_000_000))
     assert re.search(r"^size-1 +2,862 +1,500,512,256 +0\.000455 +32 x 2 x 8 = 512 ", page, re.MULTILINE)
 
 
@@ -182,7 +182,7 @@ def test_what_a_stage_trains_is_told_with_its_share_and_scratch_beside_it():
     # The recipe that trains the same model from scratch, on as many tokens.
     (alone,) = told("scratch", "flops.peak_tflops=1").flops()
     assert run.scratch_flops() == alone.model_total
-    page = DryRunPage(run).render()
+    page = page_of(run)
     share = each[0] / whole
     assert re.search(rf"size-1  2 layers x 256 +2,661,376  everything +{share:.1%}\n", page)
     assert f"this run comes to {whole / alone.model_total:.1%} of scratch's" in page
@@ -191,8 +191,8 @@ def test_what_a_stage_trains_is_told_with_its_share_and_scratch_beside_it():
     first, second, *_ = page.split("\n\n")
     assert first.startswith("model: gpt2, 2 layers x 256") and "starts      from random weights" in first
     assert "growth" not in first and second.startswith("grow-1: ") and "growth" in second
-    assert "of scratch's" not in DryRunPage(told("scratch", "flops.peak_tflops=1")).render()
-    submodels = DryRunPage(told("quickstart", "flops.peak_tflops=1")).render()
+    assert "of scratch's" not in page_of(told("scratch", "flops.peak_tflops=1"))
+    submodels = page_of(told("quickstart", "flops.peak_tflops=1"))
     assert re.search(r"submodels  6 layers x 256 +5,820,416  sub-models' top 2 layers and head  ", submodels)
 
 
@@ -267,7 +267,7 @@ def test_a_run_that_is_lengthened_anneals_its_norms_as_it_began(tmp_path):
 def test_the_time_of_a_device_that_is_only_here_names_the_key_for_another(origin):
     device = Device("this CPU", torch.float32, Peak(1e11, origin))
     planned = SimpleNamespace(training_plan=SimpleNamespace(stages=()))
-    line = next(DryRunPage(DryRun(load_recipe(QUICKSTART, []), {}, planned, 1, 0.4, device, None, 0))._notes())
+    line = next(notes(DryRun(load_recipe(QUICKSTART, []), {}, planned, 1, 0.4, device, None, 0)))
     assert ("(set flops.peak_tflops for another device)" in line) == (origin != "recipe")
     assert line.startswith("time ") and device.words in line
 

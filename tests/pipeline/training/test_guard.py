@@ -88,7 +88,7 @@ def test_a_run_that_is_stopped_says_what_was_seen():
     guard = Guard(GuardConfig(skipped_steps=1))
     guard.observe(FULL, math.inf, False)
     said = str(GuardStoppedError(guard.seen, 70, 3))
-    assert "step 70: 1 steps in a row without a finite loss (the last loss was inf), after going back 3 times" in said
+    assert "step 70: 1 step without a finite loss (the last loss was inf), after going back 3 times" in said
     assert "\n" not in said
 
 

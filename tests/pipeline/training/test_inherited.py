@@ -22,7 +22,7 @@ from pipeline.training.run.resume import restored
 from pipeline.training.run.summary import render
 from tests.pipeline.growth.models import small_model
 from tests.pipeline.report.recorded_runs import Made
-from tests.pipeline.training.test_summary import growth
+from tests.pipeline.training.test_summary import growth, summary
 
 GIGA = 10**9
 
@@ -111,27 +111,14 @@ def begun(request, tmp_path):
 def test_the_summary_and_the_card_say_what_the_ledger_says(begun):
     path, source, known = begun
     ledger = Ledger.from_json(json.loads((path / "summary.json").read_text())["flops"])
-    summary = render(
-        {
-            "family": "gpt2",
-            "growths": [growth(4.5)],
-            "losses": {"unigram": 6.0, "source": 5.0, "grown": 4.5, "final": 3.0},
-            "tokens": 1,
-            "steps": 1,
-            "flops": ledger.to_json(),
-            "tokens_per_second": 1.0,
-            "speeds": {stage: {"tflops": 1.0, "mfu": 0.5} for stage in ledger.stages},
-            "peak": "-",
-            "peak_memory": [],
-            "paths": {},
-        }
-    )
+    speeds = {stage: {"tflops": 1.0, "mfu": 0.5} for stage in ledger.stages}
+    page = render(summary(growth(4.5), flops=ledger.to_json(), speeds=speeds))
     told = {
         "all": rf"^  source +6e\+11 +6.74e\+11  \(pre-training of {source}\)$",
         "some": rf"^  source +6e\+11 +6.74e\+11  \(pre-training of {source}, at least: what it began from .* ledger\)$",
         "none": rf"^  source +not known: {source} came without a ledger$",
     }
-    assert [kind for kind, line in told.items() if re.search(line, summary, re.MULTILINE)] == [known]
+    assert [kind for kind, line in told.items() if re.search(line, page, re.MULTILINE)] == [known]
     card = model_card(Known(small_model("gpt2").config, "float32", "do it", ledger=ledger))
     told = {
         "all": rf"\| pre-training of {source} \| 6e\+11 \| 6.74e\+11 \|",

@@ -191,7 +191,7 @@ MICRO = {"train_micro_batch_size_per_gpu": 2}
 )
 def test_what_changes_the_order_of_sums_alone_goes_on_and_is_said(begun, override, change, told):
     (remark,) = check(begun, saved_by(begun), override, ds_config=DS_CONFIG | change)
-    assert f"going on with {told}: " in remark and "to rounding, not to the bit" in remark
+    assert f"the run continues with {told}: " in remark and "to rounding, not to the bit" in remark
     RunDirectory(begun.path).claim(load_recipe(QUICKSTART, [override]), DS_CONFIG | change, json.loads(begun.data.read_text()))
     # Said where it changes, and not again.
     assert check(begun, saved_by(begun), override, ds_config=DS_CONFIG | change) == []

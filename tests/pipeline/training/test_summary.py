@@ -20,14 +20,11 @@ def growth(grown_loss: float) -> dict:
     }
 
 
-@pytest.mark.parametrize(
-    ("losses", "labels"), [([4.5], ["right after growth"]), ([4.5, 3.5], ["right after growth 1", "right after growth 2"])]
-)
-def test_the_loss_right_after_each_growth_is_told(losses, labels):
-    summary = {
+def summary(*growths: dict, **keys: object) -> dict:
+    return {
         "family": "gpt2",
-        "growths": [growth(loss) for loss in losses],
-        "losses": {"unigram": 6.0, "source": 5.0, "grown": losses[0], "final": 3.0},
+        "growths": list(growths),
+        "losses": {"unigram": 6.0, "source": 5.0, "grown": 4.5, "final": 3.0},
         "tokens": 1,
         "steps": 1,
         "flops": Ledger().to_json(),
@@ -36,12 +33,34 @@ def test_the_loss_right_after_each_growth_is_told(losses, labels):
         "peak": "-",
         "peak_memory": [],
         "paths": {},
-    }
-    assert "parameters" not in render(summary)
-    mixture = render(summary | {"parameters": {"total": 4000, "active": 1500}})
+    } | keys
+
+
+SAME = growth(5.0) | {"target": growth(5.0)["source"], "layers": [{"source": 0}, {"source": 1}]}
+
+
+@pytest.mark.parametrize(
+    ("growths", "labels"),
+    [
+        ([SAME], []),
+        ([growth(4.5)], ["right after growth"]),
+        ([SAME, growth(4.5)], ["right after growth"]),
+        ([growth(4.5), growth(3.5)], ["right after growth 1", "right after growth 2"]),
+    ],
+)
+def test_the_loss_right_after_each_growth_is_told(growths, labels):
+    """Of a growth to the same model nothing is."""
+    page = render(summary(*growths))
+    grown = [each for each in growths if each is not SAME]
+    assert page.count("warning: Training cannot tell new channels from those that they copy") == len(grown)
+    assert ("gpt2: 2 layers x 32 (4 heads), not grown\n" in page) == (not grown)
+    told = re.findall(r"^  (source|right after.*?|after training)  +(\d\.\d{4}) ", page, re.MULTILINE)
+    losses = [f"{each['in_training']['grown_loss']:.4f}" for each in grown]
+    assert told == [("source", "5.0000"), *zip(labels, losses, strict=True), ("after training", "3.0000")]
+
+
+def test_parameters_are_told_with_those_that_a_token_meets():
+    assert "parameters" not in render(summary(growth(4.5)))
+    mixture = render(summary(growth(4.5), parameters={"total": 4000, "active": 1500}))
     assert "parameters    4,000, of which a token meets 1,500" in mixture
-    assert "parameters    4,000\n" in render(summary | {"parameters": {"total": 4000, "active": 4000}})
-    assert render(summary).count("warning: Training cannot tell new channels from those that they copy") == len(losses)
-    told = re.findall(r"^  (source|right after.*?|after training)  +(\d\.\d{4}) ", render(summary), re.MULTILINE)
-    grown = [(label, f"{loss:.4f}") for label, loss in zip(labels, losses, strict=True)]
-    assert told == [("source", "5.0000"), *grown, ("after training", "3.0000")]
+    assert "parameters    4,000\n" in render(summary(growth(4.5), parameters={"total": 4000, "active": 4000}))
