@@ -15,7 +15,7 @@ from data_prep.report.parts import Grid, Section, Tile, table
 from pipeline.evaluation.perplexity import perplexity
 from pipeline.growth.duplicates import duplicates_warning
 from pipeline.report import comparison, compute, prose
-from pipeline.report.attention.gallery import Absent, attention_section
+from pipeline.report.attention.gallery import attention_section
 from pipeline.report.attention.options import AttentionOptions
 from pipeline.report.comparison_figures import compared_curves, saved_by_loss
 from pipeline.report.figures import STYLE, Plot, amount, to_svg
@@ -91,8 +91,6 @@ def rendered(content: dict[str, Any], sections: Sequence[Section], footer: str) 
 
 def _one(method: Method, options: AttentionOptions) -> tuple[dict[str, Any], list[Section]]:
     run = method.runs[0]
-    found = attention_section(run.path, options)
-    attention = {"reason": found.reason} if isinstance(found, Absent) else {"lines": found.sentences, "plots": found.plots}
     return {
         "kind": f"Report of the run {run.path}",
         "title": f"{method.name}: {models(run)}",
@@ -105,7 +103,7 @@ def _one(method: Method, options: AttentionOptions) -> tuple[dict[str, Any], lis
         Section("saved", "Compute saved", {"lines": [_NOTHING_TO_COMPARE]}, "plain"),
         _compute([method], None),
         _growth([method]),
-        Section("attention", "Attention", attention),
+        Section("attention", "Attention", attention_section(run.path, options)),
         *_last_sections([method]),
     ]
 

@@ -16,7 +16,6 @@ import torch
 
 from pipeline.common.files import write_json
 from pipeline.evaluation.scores import Score, record
-from pipeline.report.attention.gallery import Absent
 from pipeline.report.page import warnings
 from pipeline.report.recorded import read_run
 from pipeline.runs import RunPaths
@@ -189,7 +188,7 @@ def summary(undisturbed) -> dict:
 def started(programs, recipe, summary, monkeypatch, capsys, tmp_path):
     """Start a command on a run; return its status and what it said. Nothing is trained and nothing drawn."""
     monkeypatch.setattr("pipeline.report.page.to_svg", lambda plot: "")
-    monkeypatch.setattr("pipeline.report.page.attention_section", lambda *_: Absent("not drawn here"))
+    monkeypatch.setattr("pipeline.report.page.attention_section", lambda *_: {"reason": "not drawn here"})
     monkeypatch.setattr(Run, "_carry_out", lambda *_: summary)
     (tmp_path / "ds.json").write_text(json.dumps(FP32))
     (tmp_path / "a.txt").write_text("some words to score\n")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,47 +14,18 @@ from pipeline.report.attention.similarity import head_similarity
 SOURCE, GROWN, TRAINED = "source", "right after growth", "after training"
 
 
-@dataclass(frozen=True, slots=True)
-class Maps:
-    """Attention probabilities of three models on one sentence, each [layers, heads, S, S]."""
-
-    source: torch.Tensor
-    grown: torch.Tensor
-    trained: torch.Tensor | None
-    """None where the trained model is not what the growth led to."""
-
-    @property
-    def targets(self) -> dict[str, torch.Tensor]:
-        """The target by when it was looked at."""
-        return {GROWN: self.grown} | ({} if self.trained is None else {TRAINED: self.trained})
-
-
-@dataclass(frozen=True, slots=True)
-class Duplicate:
-    """A new head beside the source's own head of its layer, and how alike the two are."""
-
-    layer: int
-    head: int
-    duplicate: int
-    grown: float
-    trained: float | None
-
-    @property
-    def last(self) -> float:
-        """How alike they are after training, or right after growth where nothing else is known."""
-        return self.grown if self.trained is None else self.trained
-
-
 @dataclass(frozen=True)
 class ComparedHeads:
-    """What the figures are drawn from."""
+    """What the figures are drawn from; attention probabilities on one sentence are [layers, heads, S, S]."""
 
     plan: GrowthPlan
     origins: list[list[HeadOrigin]]
     layers: list[int]
     heads: list[int]
     tokens: list[str]
-    maps: Maps
+    source: torch.Tensor
+    targets: dict[str, torch.Tensor]
+    """By when the target was looked at: `GROWN`, and `TRAINED` where the trained model is what the growth led to."""
 
     @property
     def causal(self) -> bool:
@@ -61,46 +33,55 @@ class ComparedHeads:
         return self.plan.family.objective == "clm"
 
     @property
-    def hidden(self) -> np.ndarray | None:
-        """What no query sees, [S, S]: the keys behind it, under a causal mask."""
-        return np.triu(np.ones((len(self.tokens),) * 2, dtype=bool), 1) if self.causal else None
+    def last(self) -> str:
+        """When the target was looked at last."""
+        return list(self.targets)[-1]
+
+    def similarity(self, first: torch.Tensor, second: torch.Tensor) -> np.ndarray:
+        """Return how alike heads [a, S, S] and [b, S, S] are, [a, b]."""
+        return head_similarity(first, second, causal=self.causal)
+
+    def maps_of(self, layer: int, head: int) -> dict[str, torch.Tensor]:
+        """Return a target head's map by when, and before it, under `SOURCE`, that of the head that it was made from."""
+        origin = self.origins[layer][head]
+        made_from = {} if origin.head is None else {SOURCE: self.source[origin.layer, origin.head]}
+        return made_from | {when: maps[layer, head] for when, maps in self.targets.items()}
 
     @cached_property
     def within(self) -> dict[str, np.ndarray]:
         """How alike the heads of each target layer are, [layers, heads, heads], by when."""
-        return {
-            when: np.stack([head_similarity(layer, layer, causal=self.causal) for layer in maps])
-            for when, maps in self.maps.targets.items()
-        }
+        return {when: np.stack([self.similarity(layer, layer) for layer in maps]) for when, maps in self.targets.items()}
 
     def reproduced(self, kind: HeadKind, *, added: bool) -> list[float]:
         """How alike each target head of a kind, right after growth, and the source head that it was made from are."""
         return [
-            float(self._alike(layer, head, origin))
+            self.similarity(self.targets[GROWN][layer, [head]], self.source[origin.layer, [origin.head]]).item()
             for layer, origins in enumerate(self.origins)
             for head, origin in enumerate(origins)
             if origin.kind == kind and origin.head is not None and self.plan.layers[layer].added == added
         ]
 
-    def _alike(self, layer: int, head: int, origin: HeadOrigin) -> float:
-        made_from = self.maps.source[origin.layer, origin.head]
-        return head_similarity(self.maps.grown[layer, head][None], made_from[None], causal=self.causal).item()
-
-    def duplicates(self) -> list[Duplicate]:
-        """Every new head that has a duplicate of the source's own in its layer."""
+    @cached_property
+    def duplicates(self) -> list[dict[str, Any]]:
+        """Every new head that has a duplicate of the source's own in its layer, and how alike the two are by when."""
+        grown, trained = self.within[GROWN], self.within.get(TRAINED)
         return [
-            Duplicate(layer, head, origin.duplicate, *self._pair(layer, head, origin.duplicate))
+            {
+                "layer": layer,
+                "head": head,
+                "own_head": own,
+                "kind": origin.kind,
+                "right_after_growth": float(grown[layer, head, own]),
+                "after_training": None if trained is None else float(trained[layer, head, own]),
+            }
             for layer, origins in enumerate(self.origins)
             for head, origin in enumerate(origins)
-            if origin.duplicate is not None
+            if (own := origin.duplicate) is not None
         ]
 
-    def _pair(self, layer: int, head: int, other: int) -> tuple[float, float | None]:
-        trained = self.within.get(TRAINED)
-        return float(self.within[GROWN][layer, head, other]), None if trained is None else float(trained[layer, head, other])
-
-    def unrelated(self) -> float:
-        """How alike heads of one layer are, right after growth, that are made from different source heads; NaN for none."""
+    @property
+    def unrelated(self) -> float | None:
+        """How alike heads of one layer are, right after growth, that are made from different source heads; None of none."""
         pairs = [
             self.within[GROWN][layer, one, other]
             for layer, origins in enumerate(self.origins)
@@ -108,7 +89,7 @@ class ComparedHeads:
             for other, second in enumerate(origins[:one])
             if first.duplicate != other and (first.layer, first.head) != (second.layer, second.head)
         ]
-        return float(np.mean(pairs)) if pairs else float("nan")
+        return float(np.mean(pairs)) if pairs else None
 
     @property
     def layer_numbers(self) -> list[str]:

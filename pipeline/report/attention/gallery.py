@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,15 +19,20 @@ from pipeline.growth.plan import GrowthPlan
 from pipeline.growth.state import State
 from pipeline.growth.weighted_norms import WeightedNorms
 from pipeline.report import prose
-from pipeline.report.attention.canvas import KINDS
-from pipeline.report.attention.compared import ComparedHeads, Maps
-from pipeline.report.attention.heads import close_up, layer_plot
-from pipeline.report.attention.matrices import duplicates_plot, layers_plot, source_and_target, within_layers
+from pipeline.report.attention.compared import GROWN, TRAINED, ComparedHeads
 from pipeline.report.attention.options import AttentionOptions
 from pipeline.report.attention.origins import HeadOrigin, head_origins
+from pipeline.report.attention.plots import (
+    KINDS,
+    close_up,
+    duplicates_plot,
+    layer_plot,
+    layers_plot,
+    source_and_target,
+    within_layers,
+)
 from pipeline.report.attention.repeated_growth import AbsentError, check_size, repeat_growth
-from pipeline.report.attention.similarity import head_similarity, layer_similarity
-from pipeline.report.figures import Plot
+from pipeline.report.attention.similarity import layer_similarity
 from pipeline.runs import RunPaths
 
 MAX_TOKENS = 40
@@ -39,23 +44,8 @@ _MATCHES = 0.9995
 """The similarity from which attention is called the same; what is less is given as a figure alone."""
 
 
-@dataclass(frozen=True, slots=True)
-class AttentionSection:
-    """What the page shows of a run's attention."""
-
-    sentences: list[str]
-    plots: list[Plot]
-
-
-@dataclass(frozen=True, slots=True)
-class Absent:
-    """Why a run has no such section."""
-
-    reason: str
-
-
-def attention_section(run: Path, options: AttentionOptions) -> AttentionSection | Absent:
-    """Return figures and sentences on the attention of a finished run, or why there are none.
+def attention_section(run: Path, options: AttentionOptions) -> dict[str, Any]:
+    """Return figures (`plots`) and sentences (`lines`) on the attention of a finished run, or the `reason` why there are none.
 
     Raises UserError for a layer or a head that the target has not.
 
@@ -63,9 +53,9 @@ def attention_section(run: Path, options: AttentionOptions) -> AttentionSection 
     models are Hugging Face's classes in float32.
     """
     try:
-        return _section(RunPaths(run), options)
+        return _shown(RunPaths(run), options)
     except AbsentError as reason:
-        return Absent(str(reason))
+        return {"reason": str(reason)}
 
 
 @contextmanager
@@ -76,40 +66,39 @@ def _absent_where_unreadable() -> Iterator[None]:
         raise AbsentError(str(reason)) from None
 
 
-def _section(run: RunPaths, options: AttentionOptions) -> AttentionSection:
+def _shown(run: RunPaths, options: AttentionOptions) -> dict[str, Any]:
     if not run.model.is_dir():
         raise AbsentError("the run is not finished: it has no model yet")
     with _absent_where_unreadable():
         trained = open_huggingface(run.model)
-    check_size(trained.config, options.max_parameters)
-    growth = repeat_growth(run, options.max_parameters)
+    check_size(trained.config)
+    growth = repeat_growth(run)
     plan, source = growth.plan, growth.source
-    layers, heads = _chosen(plan, options)
+    origins = head_origins(plan)
+    chosen = _chosen(plan, origins, options)
     usable = [plan.family.usable_positions(sizes) for sizes in (plan.source, plan.target)]
-    ids, tokens, cut = _tokens(
-        run.model, options.sentence, plan, min([MAX_TOKENS, *(one for one in usable if one is not None)])
-    )
-    maps = Maps(
-        attention(source.family, source.config, source.state, ids),
-        attention(plan.family, growth.target, plan.grow(source.state), ids, plan),
-        attention(trained.family, trained.config, trained.state, ids) if growth.last else None,
-    )
-    compared = ComparedHeads(plan, head_origins(plan), layers, heads, tokens, maps)
-    return AttentionSection(
-        [
+    most = min([MAX_TOKENS, *(one for one in usable if one is not None)])
+    ids, tokens, cut = _tokens(run.model, options.sentence, plan, most)
+    maps = attention(source.family, source.config, source.state, ids)
+    targets = {GROWN: attention(plan.family, growth.target, plan.grow(source.state), ids, plan)}
+    if growth.last:
+        targets[TRAINED] = attention(trained.family, trained.config, trained.state, ids)
+    compared = ComparedHeads(plan, origins, *chosen, tokens, maps, targets)
+    return {
+        "lines": [
             prose.text("attention", "about", options.sentence, len(tokens), cut, compared.causal),
             *([] if growth.last else prose.lines("attention", "grown_again", growth.number)),
             *_findings(compared),
         ],
-        [
-            *(layer_plot(compared, layer) for layer in layers),
+        "plots": [
+            *(layer_plot(compared, layer) for layer in compared.layers),
             *close_up(compared),
             *source_and_target(compared),
             *within_layers(compared),
-            layers_plot(compared),
+            *layers_plot(compared),
             *duplicates_plot(compared),
         ],
-    )
+    }
 
 
 @torch.no_grad()
@@ -150,16 +139,15 @@ def _tokens(directory: Path, sentence: str, plan: GrowthPlan, most: int) -> tupl
     return kept, spelt, len(ids) > most
 
 
-def _chosen(plan: GrowthPlan, options: AttentionOptions) -> tuple[list[int], list[int]]:
+def _chosen(plan: GrowthPlan, origins: list[list[HeadOrigin]], options: AttentionOptions) -> tuple[list[int], list[int]]:
     """Return the target's layers and heads to show; raises UserError for one that it has not."""
-    layers = _default_layers(plan) if options.layers is None else list(dict.fromkeys(options.layers))
-    heads = _default_heads(head_origins(plan)) if options.heads is None else list(dict.fromkeys(options.heads))
-    sizes = plan.target
-    for what, chosen, count in (("layer", layers, sizes.num_hidden_layers), ("head", heads, sizes.num_attention_heads)):
+    # The layers that the source has are made alike; the first is one of them.
+    layers, heads = options.layers or _default_layers(plan), options.heads or _default_heads(origins[0])
+    for what, chosen, count in (("layer", layers, len(origins)), ("head", heads, len(origins[0]))):
         for number in chosen:
             if not 0 <= number < count:
                 raise UserError(f"--{what}s: {number} is no {what} of the target, which has {what}s 0 to {count - 1}")
-    return layers, heads
+    return list(dict.fromkeys(layers)), list(dict.fromkeys(heads))
 
 
 def _default_layers(plan: GrowthPlan) -> list[int]:
@@ -168,33 +156,29 @@ def _default_layers(plan: GrowthPlan) -> list[int]:
     return sorted({kept[0], kept[len(kept) // 2], kept[-1], *added[:1]})
 
 
-def _default_heads(origins: list[list[HeadOrigin]]) -> list[int]:
-    # The layers that the source has are made alike; the first is one of them.
-    here = origins[0]
-    chosen: list[int] = []
-    for head, origin in enumerate(here):
-        pair = [head, *([] if origin.duplicate is None else [origin.duplicate])]
-        if origin.new and len({*chosen, *pair}) <= _MOST_HEADS:
-            chosen += [one for one in pair if one not in chosen]
-    rest = [head for head in range(len(here)) if head not in chosen]
-    return sorted(chosen + rest[: _MOST_HEADS - len(chosen)])
+def _default_heads(origins: list[HeadOrigin]) -> list[int]:
+    chosen: dict[int, None] = {}
+    for head, origin in enumerate(origins):
+        with_pair = chosen | dict.fromkeys([head, *([] if origin.duplicate is None else [origin.duplicate])])
+        if origin.kind != "own" and len(with_pair) <= _MOST_HEADS:
+            chosen = with_pair
+    rest = [head for head in range(len(origins)) if head not in chosen]
+    return sorted([*chosen, *rest[: _MOST_HEADS - len(chosen)]])
 
 
 def _findings(compared: ComparedHeads) -> list[str]:
     """What the figures say, in sentences with their numbers."""
-    source, found = compared.maps.source, []
+    source, found = compared.source, []
     for added in (False, True):
         for kind, meaning in KINDS.items():
             if alike := compared.reproduced(kind, added=added):
                 facts = (kind, meaning, added, min(alike) > _MATCHES, np.mean(alike), min(alike))
                 found.append(prose.text("attention", "reproduced", *facts))
-    if duplicates := compared.duplicates():
-        trained = [one.trained for one in duplicates if one.trained is not None]
-        unrelated = compared.unrelated()
-        means = (np.mean([one.grown for one in duplicates]), np.mean(trained) if trained else None)
-        found.append(prose.text("attention", "duplicates", *means, None if np.isnan(unrelated) else unrelated))
+    if duplicates := compared.duplicates:
+        means = [np.mean([row[when.replace(" ", "_")] for row in duplicates]) for when in compared.targets]
+        found.append(prose.text("attention", "duplicates", means, compared.unrelated))
     if source.shape[1] > 2:
-        heads = np.stack([head_similarity(layer, layer, causal=compared.causal) for layer in source])
+        heads = np.stack([compared.similarity(layer, layer) for layer in source])
         found.append(_neighbours("heads of a layer", heads))
     if len(source) > 2:
         found.append(_neighbours("layers", layer_similarity(source, source, causal=compared.causal)[None]))

@@ -14,5 +14,3 @@ class AttentionOptions:
     """Of the target; where None the first, the middle and the last that the source has, and the first added one."""
     heads: tuple[int, ...] | None = None
     """Of the target; where None up to six, new ones with those that they copy first."""
-    max_parameters: int = 500_000_000
-    """Of source and target each, in float32 in memory one after the other; larger ones are left out."""

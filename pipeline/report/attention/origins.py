@@ -23,11 +23,6 @@ class HeadOrigin:
     duplicate: int | None
     """For a new head: the target head of the same layer that is the source's own and was copied, or would have been."""
 
-    @property
-    def new(self) -> bool:
-        """Whether the source has no head in this place."""
-        return self.kind != "own"
-
 
 def head_origins(plan: GrowthPlan) -> list[list[HeadOrigin]]:
     """Return the origin of each head of each target layer."""

@@ -19,6 +19,9 @@ from pipeline.recipe import GrowthConfig, TargetConfig
 from pipeline.runs import RunPaths
 from pipeline.runs.records import CertificateRecord, read_certificates, read_recipe
 
+MAX_PARAMETERS = 500_000_000
+"""Of source and target each, in float32 in memory one after the other; larger ones are left out."""
+
 _SIZES = TargetConfig.model_fields.keys() & {field.name for field in fields(Sizes)}
 
 
@@ -39,10 +42,10 @@ class RepeatedGrowth:
     plan: GrowthPlan
 
 
-def repeat_growth(run: RunPaths, max_parameters: int) -> RepeatedGrowth:
+def repeat_growth(run: RunPaths) -> RepeatedGrowth:
     """Return the newest growth of a run whose source is there, unchanged.
 
-    Raises AbsentError where there is none, or a model of it has more than `max_parameters`.
+    Raises AbsentError where there is none, or a model of it has more than `MAX_PARAMETERS`.
     """
     certificates = read_certificates(run)
     if not certificates:
@@ -55,14 +58,14 @@ def repeat_growth(run: RunPaths, max_parameters: int) -> RepeatedGrowth:
                 raise AbsentError(
                     f"growth {number} changed the tokenizer, so that its two models read other tokens of one text"
                 )
-            source = _source(run, number, certificate, max_parameters)
+            source = _source(run, number, certificate)
             growth = growth_of(certificate)
             written = dict[str, Any](certificate["target"])
             sizes: dict[str, Any] = {key: written.get(key) for key in _SIZES} | {"tie_word_embeddings": written["tied"]}
             target = target_config(source.config, TargetConfig(dropout=None, **sizes, **_mixture(certificate)), growth=growth)
             for key in context_keys(target) & certificate.get("context", {}).keys():
                 setattr(target, key, certificate["context"][key])
-            check_size(target, max_parameters)
+            check_size(target)
             plan = plan_growth(source.config, target, growth, certificate["seed"])
         except (AbsentError, UserError) as reason:
             reasons.append(str(reason))
@@ -91,14 +94,16 @@ def growth_of(certificate: CertificateRecord) -> GrowthConfig:
     return GrowthConfig().model_copy(update=options)
 
 
-def check_size(config: PretrainedConfig, most: int) -> None:
-    """Raise AbsentError for a model of more than `most` parameters."""
+def check_size(config: PretrainedConfig) -> None:
+    """Raise AbsentError for a model of more than `MAX_PARAMETERS` parameters."""
     count = graph_of(config).parameters
-    if count > most:
-        raise AbsentError(f"the model has {count:,} parameters, and above {most:,} attention is looked at only where asked for")
+    if count > MAX_PARAMETERS:
+        raise AbsentError(
+            f"the model has {count:,} parameters, and above {MAX_PARAMETERS:,} attention is looked at only where asked for"
+        )
 
 
-def _source(run: RunPaths, number: int, certificate: CertificateRecord, max_parameters: int) -> Source:
+def _source(run: RunPaths, number: int, certificate: CertificateRecord) -> Source:
     """Return the model that a growth began from, by the digest in its certificate."""
     reason = f"the source of growth {number}, {certificate['source_path']}, no longer exists"
     for place in _places(run, number, certificate["source_path"]):
@@ -106,7 +111,7 @@ def _source(run: RunPaths, number: int, certificate: CertificateRecord, max_para
         config = _config(place, given)
         if config is None:
             continue
-        check_size(config, max_parameters)
+        check_size(config)
         # A checkpoint without digests is no worse here: the certificate's own digest is compared.
         source = open_source(place, config=given, untrusted=True)
         if inspect(source.state, str(place)) == certificate["source_digest"]:

@@ -17,9 +17,10 @@ from pipeline.common.errors import UserError
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.zero_files import TAG, write_zero3
 from pipeline.report.attention import repeated_growth
-from pipeline.report.attention.gallery import Absent, AttentionSection, attention_section
+from pipeline.report.attention.gallery import attention_section
 from pipeline.report.attention.options import SENTENCE, AttentionOptions
 from pipeline.report.attention.similarity import head_similarity
+from pipeline.report.figures import Plot
 from tests.pipeline.report.grown_runs import finished_run
 
 FAMILIES = ("bert", "gpt2", "llama")
@@ -33,14 +34,8 @@ ROUNDING = 1e-5
 """How far from 1 float32 takes the similarity of equal heads: 2e-7 is seen, from sums in another order over twice the width."""
 
 
-def section_of(run, **options) -> AttentionSection:
-    section = attention_section(run.path, AttentionOptions(**options))
-    assert isinstance(section, AttentionSection), section
-    return section
-
-
-def rows_of(section: AttentionSection, name: str) -> list[dict]:
-    return next(plot.rows for plot in section.plots if plot.name == name)
+def plots_of(run, **options) -> dict[str, Plot]:
+    return {plot.name: plot for plot in attention_section(run.path, AttentionOptions(**options))["plots"]}
 
 
 def stock_attention(directory, *, opens: bool) -> torch.Tensor:
@@ -81,7 +76,7 @@ def test_each_head_attends_as_the_one_it_was_made_from_and_after_an_exact_growth
     tmp_path, family, growth, target, count
 ):
     run, plan = finished_run(tmp_path / "run", family, growth, target)
-    alike = similarities(rows_of(section_of(run, layers=(1,), heads=(0, 1)), "attention-source-target"), "right after growth")
+    alike = similarities(plots_of(run, layers=(1,), heads=(0, 1))["attention-source-target"].rows, "right after growth")
     made_from = plan.maps["heads"].indices.tolist()
     assert len(alike) == count and plan.form.copies_ffn == (target is MIXTURE)
     for (_, source_head, head), value in alike.items():
@@ -95,8 +90,8 @@ def test_each_head_attends_as_the_one_it_was_made_from_and_after_an_exact_growth
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_drawn_is_what_transformers_computes(tmp_path, family):
     run, plan = finished_run(tmp_path / "run", family, {"width": "aki"}, DOUBLED)
-    section = section_of(run, layers=(1,), heads=(0, 1, 4, 5))
-    drawn = {(row["model"], row["head"], row["query"], row["key"]): row for row in rows_of(section, "attention-layer-1")}
+    rows = plots_of(run, layers=(1,), heads=(0, 1, 4, 5))["attention-layer-1"].rows
+    drawn = {(row["model"], row["head"], row["query"], row["key"]): row for row in rows}
     opens = family == "bert"
     source, target = (stock_attention(path, opens=opens) for path in (run.source_model, run.model))
     made_from = plan.maps["heads"].indices.tolist()
@@ -124,11 +119,11 @@ def test_what_is_drawn_is_what_transformers_computes(tmp_path, family):
 )
 def test_heads_are_of_the_kind_that_growth_made(tmp_path, family, width, target, key, kinds):
     run, _ = finished_run(tmp_path / "run", family, {"width": width}, target)
-    section = section_of(run, **FEW)
-    rows = rows_of(section, "attention-duplicates" if key == "layer" else "attention-source-target")
+    plots = plots_of(run, **FEW)
+    rows = plots["attention-duplicates" if key == "layer" else "attention-source-target"].rows
     assert list({row[key]: row["kind"] for row in rows}.values()) == kinds
     if "random" in kinds:
-        assert "attention-duplicates" not in {plot.name for plot in section.plots}
+        assert "attention-duplicates" not in plots
         alike = similarities(rows, "right after growth")
         assert max(value for (_, _, head), value in alike.items() if head >= 4) < 0.99
 
@@ -137,7 +132,7 @@ def test_duplicates_that_training_took_apart_are_told_from_those_right_after_gro
     run, _ = finished_run(tmp_path / "run", "bert", FPI, DOUBLED)
     change(run.model, "bert.encoder.layer.1.attention.self.query.weight", torch.neg, slice(32, None))
     maps = stock_attention(run.model, opens=True)
-    for row in rows_of(section_of(run, **FEW), "attention-duplicates"):
+    for row in plots_of(run, **FEW)["attention-duplicates"].rows:
         assert row["right_after_growth"] == pytest.approx(1.0, abs=ROUNDING)
         pair = maps[row["layer"], [row["head"], row["own_head"]]]
         expected = head_similarity(pair[:1], pair[1:], causal=False).item()
@@ -147,10 +142,9 @@ def test_duplicates_that_training_took_apart_are_told_from_those_right_after_gro
 
 def test_added_layers_are_shown_and_named(tmp_path):
     run, _ = finished_run(tmp_path / "run", "llama", {"depth": "interleave"}, DOUBLED | {"num_hidden_layers": 5})
-    section = section_of(run, layers=(0, 1), heads=(0, 4))
-    titles = [plot.title for plot in section.plots if plot.name.startswith("attention-layer-")]
-    assert "Attention of layer 1 (added: source layer 0 again, writes nothing at first)" in titles
-    assert all(np.isfinite(row["similarity"]) for row in rows_of(section, "attention-layers"))
+    plots = plots_of(run, layers=(0, 1), heads=(0, 4))
+    assert plots["attention-layer-1"].title == "Attention of layer 1 (added: source layer 0 again, writes nothing at first)"
+    assert all(np.isfinite(row["similarity"]) for row in plots["attention-layers"].rows)
 
 
 SPOILT = {
@@ -160,7 +154,6 @@ SPOILT = {
     "another source": (lambda run: change(run.source_model, "transformer.wte.weight", torch.exp), {}, "digest differs"),
     "no tokenizer": (lambda run: [path.unlink() for path in run.model.glob("tokenizer*")], {}, "tokenizer"),
     "a short sentence": (lambda run: None, {"sentence": "The dog"}, "too few"),
-    "a large model": (lambda run: None, {"max_parameters": 1000}, "parameters"),
     "weights that are no numbers": (
         lambda run: change(run.model, "transformer.wpe.weight", lambda rows: rows * np.nan),
         {},
@@ -174,8 +167,13 @@ def test_a_run_that_cannot_be_shown_says_why(tmp_path, what):
     run, _ = finished_run(tmp_path / "run", "gpt2", FPI, DOUBLED)
     spoil, options, reason = SPOILT[what]
     spoil(run)
-    absent = attention_section(run.path, AttentionOptions(**options))
-    assert isinstance(absent, Absent) and reason in absent.reason
+    assert reason in attention_section(run.path, AttentionOptions(**options))["reason"]
+
+
+def test_a_large_model_is_not_looked_at(tmp_path, monkeypatch):
+    run, _ = finished_run(tmp_path / "run", "gpt2", FPI, DOUBLED)
+    monkeypatch.setattr(repeated_growth, "MAX_PARAMETERS", 1000)
+    assert "above 1,000 attention is looked at only" in attention_section(run.path, AttentionOptions())["reason"]
 
 
 def test_a_layer_or_a_head_that_is_none_is_refused_and_one_named_twice_is_shown_once(tmp_path):
@@ -184,13 +182,13 @@ def test_a_layer_or_a_head_that_is_none_is_refused_and_one_named_twice_is_shown_
         attention_section(run.path, AttentionOptions(layers=(3,)))
     with pytest.raises(UserError, match="--heads: 8 is no head"):
         attention_section(run.path, AttentionOptions(heads=(8,)))
-    names = [plot.name for plot in section_of(run, layers=(1, 1), heads=(4, 4)).plots]
+    names = [plot.name for plot in attention_section(run.path, AttentionOptions(layers=(1, 1), heads=(4, 4)))["plots"]]
     assert len(names) == len(set(names))
 
 
 def test_the_words_of_attention_figures_are_as_large_as_those_of_others_and_do_not_run_together(tmp_path):
     run, _ = finished_run(tmp_path / "run", "bert", FPI, DOUBLED)
-    for plot in section_of(run, layers=(1,), heads=tuple(range(8))).plots:
+    for plot in plots_of(run, layers=(1,), heads=tuple(range(8))).values():
         plot.figure.draw_without_rendering()
         words = [text for text in plot.figure.findobj(Text) if text.get_text().strip() and text.get_visible()]
         # A point is a pixel on a phone: figures are 4.4 inches wide, and 328 pixels there.
@@ -213,4 +211,4 @@ def test_a_source_whose_configuration_the_recipe_names_is_shown(tmp_path, monkey
     run.recipe.touch()
     recipe = SimpleNamespace(source=SimpleNamespace(config=str(tmp_path / "apart")))
     monkeypatch.setattr(repeated_growth, "read_recipe", lambda run: recipe)
-    assert repeated_growth.repeat_growth(run, 10**9).source.directory == tmp_path / "given" / TAG
+    assert repeated_growth.repeat_growth(run).source.directory == tmp_path / "given" / TAG
