@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, Field
 
-from data_prep.encoding.encoding_record import Encoding
+from data_prep.encoding.choice import Encoding
 from data_prep.settings import DataPrepConfig
 from data_prep.shards import Shard, idx_path
 from data_prep.tokenizers.files import JSON

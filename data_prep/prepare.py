@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data_prep.dedupe.dedupe_spans import dedupe_spans
 from data_prep.dedupe.deduplicate import deduplicate
-from data_prep.encoding.encoding_record import encoding_of
+from data_prep.encoding.choice import encoding_of
 from data_prep.encoding.libraries import LIBRARIES
 from data_prep.encoding.provided_tokenizer import ProvidedTokenizer
 from data_prep.inspection import outcome

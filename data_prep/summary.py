@@ -9,7 +9,7 @@ import numpy as np
 
 from data_prep.dedupe.dedupe_spans import Deduplicated
 from data_prep.dedupe.filtering import EXACT_COPY, KEPT_HELDOUT, KEPT_TRAIN, NEAR_COPY, REASONS
-from data_prep.encoding.encoding_record import Encoding
+from data_prep.encoding.choice import Encoding
 from data_prep.encoding.provided_tokenizer import ProvidedTokenizer
 from data_prep.jobs.job import WORK, Facts, Outputs
 from data_prep.manifest import (

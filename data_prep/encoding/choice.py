@@ -5,8 +5,9 @@ both; where one differs, Hugging Face's encodes all parts. So the ids are Huggin
 digest depends on the library.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel
@@ -21,13 +22,13 @@ _SHOWN = 60
 
 
 class Choice(BaseModel):
-    """The library that encodes, and what became of those that do not."""
+    """The library that encodes a preparation, or a part of it, and what became of those that do not."""
 
     library: str
     """Its package."""
     version: str | None
     compared: int = 0
-    """Stress texts of which it gives Hugging Face's ids; 0 where it is the one that the others are compared with."""
+    """Stress texts, or documents of a part, of which it gives Hugging Face's ids; 0 where it is Hugging Face's own."""
     refused: dict[str, str] = {}
     """Of each library that was tried before, why it is not taken."""
 
@@ -57,7 +58,7 @@ class Fast:
 
     def _encode(self, texts: list[str]) -> Ragged:
         with _unfit_where_it_fails():
-            found = self._library.encode(texts)
+            found = self._library(texts)
         if len(found.lengths) != len(texts) or found.lengths.sum() != len(found.ids):
             raise UnfitError(f"gives ids of {len(found.lengths)} texts for {len(texts)}")
         return found
@@ -119,3 +120,37 @@ def compare(texts: list[str], ids: Ragged, right: Ragged) -> None:
         text = texts[place]
         shown = repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}, shortened here"
         raise UnfitError(f"gives other ids than Hugging Face's tokenizers for the text {shown}")
+
+
+class Encoding(BaseModel):
+    """By what a preparation was encoded."""
+
+    choice: Choice
+    compared: int
+    """Documents of all parts that were encoded by Hugging Face's too, and have the same ids."""
+
+    def lines(self) -> list[str]:
+        """Return what to print."""
+        choice = self.choice
+        lines = [f"{name} does not encode: {reason}" for name, reason in choice.refused.items()]
+        by = f"encoded by {choice.library} {choice.version}"
+        if choice.compared:
+            by += f", its ids those of Hugging Face's on {choice.compared:,} stress texts and {self.compared:,} documents"
+        return [*lines, by]
+
+
+def encoding_of(choice: Choice, parts: Mapping[str, Any]) -> Encoding | None:
+    """Return by what a preparation was encoded, given what encoded each part; None where there is no part.
+
+    A library that a part refused encodes none of them (`Tokenize` without `fast`).
+    """
+    if not parts:
+        return None
+    # An earlier version recorded nothing of a part that it finished: it had Hugging Face's alone.
+    known = {name: Choice.model_validate(part) for name, part in parts.items() if part is not None}
+    for name, part in known.items():
+        if part.refused:
+            refused = {library: f"{reason} (part {name})" for library, reason in part.refused.items()}
+            choice = Choice(library=part.library, version=part.version, refused=choice.refused | refused)
+            break
+    return Encoding(choice=choice, compared=sum(part.compared for part in known.values()))

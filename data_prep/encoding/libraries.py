@@ -7,8 +7,10 @@ nanotoken reads WordPiece alone, exactly. None is trusted for it: `choice.py` co
 
 import json
 import os
+from collections.abc import Callable
+from functools import cache
 from importlib.metadata import version
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 from data_prep.encoding.ragged import Ragged, from_bytes
 from data_prep.tokenizers.environment import environment
@@ -19,85 +21,62 @@ _STARTING = ["a " * 10_000] * 2
 """A batch for which a library starts its threads; splintr does without for 4,096 texts of a word."""
 
 
-class Library(Protocol):
-    """A library, ready to encode by one tokenizer; raises its own exceptions for a tokenizer that it does not read."""
-
-    name: ClassVar[str]
-    """As the package index calls it."""
-
-    def __init__(self, described: str) -> None: ...
-
-    def encode(self, texts: list[str]) -> Ragged:
-        """Return the texts' ids, without those that frame a text."""
-        ...
+Encode = Callable[[list[str]], Ragged]
+"""Texts to their ids, without those that frame a text."""
 
 
-class Fastokens:
+def _fastokens(described: str) -> Encode:
     """Byte-level BPE."""
+    from fastokens import Tokenizer
 
-    name: ClassVar[str] = "fastokens"
-
-    def __init__(self, described: str) -> None:
-        from fastokens import Tokenizer
-
-        self._tokenizer = Tokenizer.from_json_str(described)
-
-    def encode(self, texts: list[str]) -> Ragged:
-        """Return the texts' ids."""
-        return from_bytes(*self._tokenizer.encode_batch_flat(texts))
+    encode = Tokenizer.from_json_str(described).encode_batch_flat
+    return lambda texts: from_bytes(*encode(texts))
 
 
-class Splintr:
+def _splintr(described: str) -> Encode:
     """BPE of both kinds, and unigram."""
+    # Its threads do not outlive a fork, and are waited for without end in the child.
+    if _splintr_process() != os.getpid():
+        raise RuntimeError("was loaded before this process was forked")
+    import splintr
 
-    name: ClassVar[str] = "splintr-rs"
-    _process: ClassVar[int | None] = None
-
-    def __init__(self, described: str) -> None:
-        # Its threads do not outlive a fork, and are waited for without end in the child.
-        if Splintr._process not in (None, os.getpid()):
-            raise RuntimeError("was loaded before this process was forked")
-        Splintr._process = os.getpid()
-        import splintr
-
-        self._tokenizer = splintr.from_json_bytes(described.encode())
-
-    def encode(self, texts: list[str]) -> Ragged:
-        """Return the texts' ids."""
-        return from_bytes(*self._tokenizer.encode_batch_flat(texts))
+    encode = splintr.from_json_bytes(described.encode()).encode_batch_flat
+    return lambda texts: from_bytes(*encode(texts))
 
 
-class Nanotoken:
+@cache
+def _splintr_process() -> int:
+    """The process that loaded splintr first."""
+    return os.getpid()
+
+
+def _nanotoken(described: str) -> Encode:
     """WordPiece."""
+    from nanotoken import WordPieceTokenizer
 
-    name: ClassVar[str] = "nanotoken"
+    tokenizer = WordPieceTokenizer.from_json(described)
 
-    def __init__(self, described: str) -> None:
-        from nanotoken import WordPieceTokenizer
-
-        self._tokenizer = WordPieceTokenizer.from_json(described)
-
-    def encode(self, texts: list[str]) -> Ragged:
-        """Return the texts' ids."""
-        ids, starts = self._tokenizer.encode_batch(texts, add_special_tokens=False, parallel=False)
+    def encode(texts: list[str]) -> Ragged:
+        ids, starts = tokenizer.encode_batch(texts, add_special_tokens=False, parallel=False)
         return from_bytes(ids.tobytes(), starts.tobytes())
 
+    return encode
 
-LIBRARIES: dict[str, type[Library]] = {
-    Fastokens.name: Fastokens,
-    Splintr.name: Splintr,
-    Nanotoken.name: Nanotoken,
-}
+
+FASTOKENS, SPLINTR, NANOTOKEN = "fastokens", "splintr-rs", "nanotoken"
+LIBRARIES: dict[str, Callable[[str], Encode]] = {FASTOKENS: _fastokens, SPLINTR: _splintr, NANOTOKEN: _nanotoken}
+"""By their names in the package index: what encodes by a described tokenizer; each raises its own exceptions for one that it
+does not read."""
 
 
 def fitting(described: dict[str, Any]) -> list[str]:
     """Return the names of the libraries for a tokenizer that is described as tokenizer.json does, the best one first."""
     model = described["model"]
     if model["type"] == "WordPiece":
-        return [Nanotoken.name]
+        return [NANOTOKEN]
     if model["type"] == "BPE" and not model.get("byte_fallback"):
-        return [Fastokens.name, Splintr.name]
-    return [Splintr.name] if model["type"] in ("BPE", "Unigram") else []
+        return [FASTOKENS, SPLINTR]
+    return [SPLINTR] if model["type"] in ("BPE", "Unigram") else []
 
 
 def bare(described: dict[str, Any], split_special_tokens: bool) -> dict[str, Any]:
@@ -119,16 +98,16 @@ def left_out(described: dict[str, Any]) -> tuple[str, ...]:
     return () if unknown is None else (model["vocab"][unknown][0],)
 
 
-def load(name: str, described: dict[str, Any]) -> Library:
-    """Return a library ready to encode, on one thread, by a tokenizer that is described as `bare` does.
+def load(name: str, described: dict[str, Any]) -> Encode:
+    """Return what encodes by a library, on one thread, and by a tokenizer that is described as `bare` does.
 
     Raises ImportError where it is not installed, and the library's exceptions.
     """
     # What is set already stays.
     with environment({name: count for name, count in _THREADS.items() if name not in os.environ}):
-        library = LIBRARIES[name](json.dumps(described, ensure_ascii=False))
-        library.encode(_STARTING)
-    return library
+        encode = LIBRARIES[name](json.dumps(described, ensure_ascii=False))
+        encode(_STARTING)
+    return encode
 
 
 def installed(name: str) -> str | None:

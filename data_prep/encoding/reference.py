@@ -2,26 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from data_prep.encoding.ragged import Ragged, ragged
-
-
-class Reference(Protocol):
-    """The library whose ids count."""
-
-    name: str
-    """As the package index calls it."""
-
-    def encode(self, texts: list[str]) -> Ragged:
-        """Return the texts' ids, without those that frame a text."""
-        ...
 
 
 class HuggingFace:
     """The tokenizers library, on the description of a fast tokenizer of transformers."""
 
     name = "tokenizers"
+    """As the package index calls it."""
 
     def __init__(self, path: Path, split_special_tokens: bool) -> None:
         """Read what is described in a file as tokenizer.json does."""
@@ -44,7 +34,7 @@ class HuggingFace:
         return self._tokenizer.get_vocab_size()
 
     def encode(self, texts: list[str]) -> Ragged:
-        """Return the texts' ids."""
+        """Return the texts' ids, without those that frame a text."""
         return ragged([encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)])
 
     def decode(self, ids: list[int]) -> str:
@@ -67,3 +57,7 @@ class SentencePiece:
         """Return the texts' ids."""
         # Preparation has a process for each core.
         return ragged(self._processor.encode(texts, num_threads=1))
+
+
+Reference = HuggingFace | SentencePiece
+"""The library whose ids count."""

@@ -10,7 +10,6 @@ import numpy as np
 from data_prep.dedupe.deduplicate import Decisions
 from data_prep.dedupe.filtering import KEPT_HELDOUT, KEPT_TRAIN, REASONS
 from data_prep.encoding.choice import Choice, Fast, UnfitError, compare, reopen, unchosen
-from data_prep.encoding.encoding_record import PartEncoding
 from data_prep.encoding.provided_tokenizer import ProvidedTokenizer
 from data_prep.encoding.ragged import Ragged
 from data_prep.encoding.reference import Reference
@@ -84,12 +83,10 @@ class Tokenize:
         choice, fast = self._chosen
         try:
             writers, read, compared = self._write(part, decisions, shards, fast, advance)
-            encoding = PartEncoding(library=choice.library, version=choice.version, compared=compared)
+            encoding = Choice(library=choice.library, version=choice.version, compared=compared)
         except UnfitError as error:
             writers, read, _ = self._write(part, decisions, shards, None, advance)
-            right = unchosen(self._reference)
-            refused = {choice.library: f"{choice.version}: {error}"}
-            encoding = PartEncoding(library=right.library, version=right.version, refused=refused)
+            encoding = unchosen(self._reference, {choice.library: f"{choice.version}: {error}"})
         for prefix in prefixes.values():
             write_block_digests(paths[f"{prefix}.bin"], paths[f"{prefix}.blocks"])
         train = writers[KEPT_TRAIN].histogram if KEPT_TRAIN in writers else np.zeros(self._tokenizer.vocab_size, np.int64)

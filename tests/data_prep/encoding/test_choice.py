@@ -8,10 +8,10 @@ import pytest
 
 from data_prep.encoding import libraries, stress
 from data_prep.encoding.choice import Fast, UnfitError, choose, compare, reopen
-from data_prep.encoding.ragged import Ragged, first_difference, ragged
+from data_prep.encoding.ragged import first_difference, ragged
 from data_prep.encoding.reference import HuggingFace
 from data_prep.encoding.stress import stress_texts
-from tests.data_prep.encoding.tokenizers_of_all_kinds import KINDS
+from tests.data_prep.encoding.tokenizers_of_all_kinds import KINDS, wrong_on
 
 
 @pytest.fixture
@@ -72,9 +72,9 @@ _OF_THREADS = """
 import json, os, sys
 from data_prep.encoding.libraries import load
 for name, path in zip(sys.argv[1::2], sys.argv[2::2]):
-    library = load(name, json.load(open(path)))
+    encode = load(name, json.load(open(path)))
     assert not {"RAYON_NUM_THREADS", "FASTOKENS_BPE_THREADS"} & set(os.environ)
-    library.encode([f"{n} words of a text " * 50 for n in range(1000)])
+    encode([f"{n} words of a text " * 50 for n in range(1000)])
 print(len(os.listdir("/proc/self/task")))
 """
 
@@ -89,53 +89,38 @@ def test_a_library_starts_one_thread_and_leaves_the_environment_as_it_was(descri
     assert int(done.stdout) <= 2
 
 
-class Wrong:
-    """A library that is right on all texts but those with a mark."""
-
-    name = "fastokens"
-    mark = "rock'n'roll"
-
-    def __init__(self, described):
-        self._right = libraries.Fastokens(described)
-
-    def encode(self, texts):
-        found = self._right.encode(texts)
-        ids = found.ids.copy()
-        begins = np.cumsum(found.lengths) - found.lengths
-        ids[[begins[n] for n, text in enumerate(texts) if self.mark in text]] += 1
-        return Ragged(ids, found.lengths)
+FASTOKENS = libraries.LIBRARIES["fastokens"]
+wrong = wrong_on("rock'n'roll")
 
 
 def raising(error):
-    class Raising(Wrong):
-        def encode(self, texts):
-            raise error
+    def encode(texts):
+        raise error
 
-    return Raising
+    return lambda described: encode
 
 
-class Absent(Wrong):
-    def __init__(self, described):
-        raise ImportError("No module named 'fastokens'")
+def absent(described):
+    raise ImportError("No module named 'fastokens'")
 
 
 class PanicException(BaseException):
     pass
 
 
-class TooFew(Wrong):
-    def encode(self, texts):
-        return super().encode(texts[:-1])
+def too_few(described):
+    encode = FASTOKENS(described)
+    return lambda texts: encode(texts[:-1])
 
 
 @pytest.mark.parametrize(
     ("library", "message"),
     [
-        (Wrong, "gives other ids than Hugging Face's tokenizers for the text"),
+        (wrong, "gives other ids than Hugging Face's tokenizers for the text"),
         (raising(ValueError("no such regex")), r"fails \(no such regex\)"),
         (raising(PanicException("index out of bounds")), r"fails \(index out of bounds\)"),
-        (Absent, r"cannot be imported \(No module named 'fastokens'\)"),
-        (TooFew, "gives ids of"),
+        (absent, r"cannot be imported \(No module named 'fastokens'\)"),
+        (too_few, "gives ids of"),
     ],
     ids=["wrong", "error", "panic", "absent", "too few"],
 )
@@ -154,7 +139,7 @@ def test_a_library_that_is_not_exact_does_not_encode(described, short, monkeypat
 def test_another_version_than_was_compared_is_compared_anew(described, short, monkeypatch):
     reference = HuggingFace(described("GPT-2"), True)
     chosen, _ = choose(reference)
-    monkeypatch.setitem(libraries.LIBRARIES, "fastokens", Wrong)
+    monkeypatch.setitem(libraries.LIBRARIES, "fastokens", wrong)
     assert reopen(chosen, reference)[0].library == "fastokens"
     again, fast = reopen(chosen.model_copy(update={"version": "0.0"}), reference)
     assert again.library == "splintr-rs" and "gives other ids" in again.refused["fastokens"] and fast is not None
@@ -163,7 +148,7 @@ def test_another_version_than_was_compared_is_compared_anew(described, short, mo
 def test_a_library_that_is_gone_gives_way(described, short, monkeypatch):
     reference = HuggingFace(described("BERT cased"), True)
     chosen, _ = choose(reference)
-    monkeypatch.setitem(libraries.LIBRARIES, "nanotoken", Absent)
+    monkeypatch.setitem(libraries.LIBRARIES, "nanotoken", absent)
     assert reopen(chosen, reference) == (chosen.model_copy(update={
         "library": "tokenizers", "version": libraries.installed("tokenizers"), "compared": 0,
         "refused": {"nanotoken": f"{chosen.version}: cannot be imported (No module named 'fastokens')"},

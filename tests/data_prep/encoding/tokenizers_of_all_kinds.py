@@ -4,8 +4,11 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from data_prep.encoding.libraries import LIBRARIES, Encode
+from data_prep.encoding.ragged import Ragged
 from data_prep.tokenizers.probes import PROBES
 from tests.data_prep.prose import made_up_texts
 
@@ -16,6 +19,7 @@ _O200K = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_CONTRACTED}?|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_CONTRACTED}?|"
     r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+_FASTOKENS = LIBRARIES["fastokens"]
 _TEXTS = [*made_up_texts(30, seed=2), *PROBES[:-2]] * 2
 
 
@@ -90,6 +94,24 @@ def _wordpiece(*, lowercase: bool) -> Tokenizer:
         _TEXTS, trainers.WordPieceTrainer(vocab_size=600, special_tokens=special, show_progress=False)
     )
     return tokenizer
+
+
+def wrong_on(mark: str) -> Callable[[str], Encode]:
+    """fastokens, right but for texts with a mark."""
+
+    def load(described: str) -> Encode:
+        right = _FASTOKENS(described)
+
+        def encode(texts: list[str]) -> Ragged:
+            found = right(texts)
+            ends = np.cumsum(found.lengths)
+            ids = found.ids.copy()
+            ids[[ends[n] - 1 for n, text in enumerate(texts) if mark in text]] ^= 1
+            return Ragged(ids, found.lengths)
+
+        return encode
+
+    return load
 
 
 KINDS: dict[str, tuple[Callable[[], Tokenizer], str]] = {

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from data_prep.encoding import libraries, stress
-from data_prep.encoding.ragged import Ragged
 from data_prep.inspection import describe
 from data_prep.jobs.job import Job
 from data_prep.manifest import HELDOUT, SPLITS, TRAIN, PreparedData
@@ -21,6 +20,7 @@ from data_prep.text.sentences import split_sentences
 from pipeline.common.errors import UserError
 from pipeline.data.checks import DataChecks
 from tests.conftest import make_documents
+from tests.data_prep.encoding.tokenizers_of_all_kinds import wrong_on
 from tests.data_prep.preparing import BYTE_LEVEL, preparation, write_jsonl
 from tests.shards import write_shard
 
@@ -84,19 +84,6 @@ def test_the_manifest_counts_sequences(of_sentences):
     assert entry.documents == sum(shard.documents for shard in shards) < sum(shard.sequences for shard in shards)
 
 
-class WrongOnOne(libraries.Fastokens):
-    """Right but for documents with a mark."""
-
-    mark = "zyxwvut"
-
-    def encode(self, texts):
-        found = super().encode(texts)
-        ends = np.cumsum(found.lengths)
-        ids = found.ids.copy()
-        ids[[ends[n] - 1 for n, text in enumerate(texts) if self.mark in text]] ^= 1
-        return Ragged(ids, found.lengths)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("sequences", ["document", "sentence"])
 def test_shards_are_the_same_whichever_library_encodes_and_where_it_fails_in_a_part_and_unseen_in_another(
@@ -109,9 +96,11 @@ def test_shards_are_the_same_whichever_library_encodes_and_where_it_fails_in_a_p
     marked = 128  # a document that is compared, being a 64th
     unseen = 3  # in another part, and not compared
     for wrong in (marked, unseen):
-        texts[wrong] += f" {WrongOnOne.mark}"
+        texts[wrong] += " zyxwvut"
     heldout, train = (write_jsonl(tmp_path / f"{n}.jsonl", some) for n, some in enumerate((texts[:100], texts[100:])))
     caplog.set_level(logging.INFO, "data_prep")
+
+    right, wrong_on_one = libraries.LIBRARIES["fastokens"], wrong_on("zyxwvut")
 
     def prepared(worth, library):
         monkeypatch.setattr(tokenizer_stage, "_WORTH_CHOOSING", worth)
@@ -123,9 +112,9 @@ def test_shards_are_the_same_whichever_library_encodes_and_where_it_fails_in_a_p
         files = {path.name: path.read_bytes() for path in data.directory.glob("shards/*/*")}
         return data, files, caplog.text
 
-    slow, expected, _ = prepared(10**9, libraries.Fastokens)
+    slow, expected, _ = prepared(10**9, right)
     assert slow.manifest.encoding.choice.library == "tokenizers" and len(expected) == 9
-    fast, files, logged = prepared(0, libraries.Fastokens)
+    fast, files, logged = prepared(0, right)
     assert files == expected and fast.manifest.fingerprint == slow.manifest.fingerprint
     assert fast.manifest.encoding.choice.library == "fastokens" and fast.manifest.encoding.choice.refused == {}
     assert fast.manifest.encoding.compared == 1 + 400 // 64 + 1
@@ -139,9 +128,9 @@ def test_shards_are_the_same_whichever_library_encodes_and_where_it_fails_in_a_p
 
     monkeypatch.setattr(Job, "_do", killed)
     with pytest.raises(KeyboardInterrupt):
-        prepared(0, WrongOnOne)
+        prepared(0, wrong_on_one)
     monkeypatch.setattr(Job, "_do", done)
-    mended, files, logged = prepared(0, WrongOnOne)
+    mended, files, logged = prepared(0, wrong_on_one)
     assert files == expected
     choice = mended.manifest.encoding.choice
     assert choice.library == "tokenizers" and mended.manifest.encoding.compared == 0
