@@ -17,6 +17,7 @@ class FixText(Step):
     """
 
     name: ClassVar[str] = "fix_text"
+    libraries: ClassVar[tuple[str, ...]] = ("ftfy",)
 
     fix_encoding: bool = True
     """Decode again what was decoded by a wrong encoding."""
@@ -46,11 +47,6 @@ class FixText(Step):
     """Write curly quotation marks as straight ones."""
     normalization: Literal["NFC", "NFD", "NFKC", "NFKD"] | None = None
     """The normal form of Unicode that text is brought into at last; null: none."""
-
-    @property
-    def libraries(self) -> tuple[str, ...]:
-        """The library that repairs."""
-        return ("ftfy",)
 
     def __call__(self, document: Document) -> None:
         """Repair the text."""

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from data_prep.steps.base import Step
+from data_prep.steps.base import Share, Step
 from data_prep.text.document import Document
 from data_prep.text.language import PACKAGE, known_languages, language, model_file
 from data_prep.text.rejects import OTHER_LANGUAGE, UNCERTAIN_LANGUAGE
@@ -18,16 +18,12 @@ class Language(Step):
     """
 
     name: ClassVar[str] = "language"
+    libraries: ClassVar[tuple[str, ...]] = (PACKAGE,)
 
     keep: list[Annotated[str, Field(pattern="^[a-z]{2,3}$")]] = []
     """Codes (ISO 639) of the languages that are kept; all where none is named."""
-    min_score: Annotated[float, Field(ge=0, le=1)] = 0.0
+    min_score: Share = 0.0
     """The model's probability below which a document is dropped as uncertain (FineWeb drops those below .65)."""
-
-    @property
-    def libraries(self) -> tuple[str, ...]:
-        """The package that the model comes with."""
-        return (PACKAGE,)
 
     def check(self) -> None:
         """Raise UserError for a language that the model does not know, and where the model is not there."""

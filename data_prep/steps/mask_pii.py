@@ -2,7 +2,6 @@
 
 import ipaddress
 import re
-from collections.abc import Iterator
 from itertools import cycle
 from typing import Annotated, ClassVar
 
@@ -106,20 +105,15 @@ class MaskPII(Step):
             return False
 
     def _without_phones(self, text: str) -> str:
+        from phonenumbers import Leniency, PhoneNumberMatcher
+
         number = cycle(self.phone_replacement)
         parts: list[str] = []
         end = 0
-        for begin, stop in self._phones(text):
-            parts += (text[end:begin], next(number))
-            end = stop
-        return "".join([*parts, text[end:]])
-
-    def _phones(self, text: str) -> Iterator[tuple[int, int]]:
-        from phonenumbers import Leniency, PhoneNumberMatcher
-
-        matcher = PhoneNumberMatcher(text, self.phone_region, leniency=Leniency.STRICT_GROUPING, max_tries=len(text))
-        for match in matcher:
+        for match in PhoneNumberMatcher(text, self.phone_region, leniency=Leniency.STRICT_GROUPING, max_tries=len(text)):
             before = _PART_OF_MORE_BEFORE.search(text, max(0, match.start - 2), match.start)
             behind = _PART_OF_MORE_BEHIND.match(text, match.end)
             if not (before or behind or _DECIMAL.fullmatch(match.raw_string)):
-                yield match.start, match.end
+                parts += (text[end : match.start], next(number))
+                end = match.end
+        return "".join([*parts, text[end:]])

@@ -20,21 +20,9 @@ from data_prep.steps.remove_lines import RemoveLines
 from data_prep.steps.user_step import UserStep
 from pipeline.common.config import unknown_key
 
-_ALL = (
-    Normalize,
-    RemoveLines,
-    Length,
-    Language,
-    GopherRepetition,
-    GopherQuality,
-    C4,
-    FineWeb,
-    MaskPII,
-    FixText,
-    Classify,
-    Deduplicate,
-)
-STEPS: dict[str, type[Step]] = {step.name: step for step in _ALL}
+_PLAIN = (Normalize, RemoveLines, Length, Language)
+_PUBLISHED = (GopherRepetition, GopherQuality, C4, FineWeb)
+STEPS: dict[str, type[Step]] = {step.name: step for step in (*_PLAIN, *_PUBLISHED, MaskPII, FixText, Classify, Deduplicate)}
 """By name."""
 
 
@@ -42,10 +30,7 @@ def _step(entry: Any) -> Step:
     """The step that an item of `steps` names: a name, or a name with options."""
     if isinstance(entry, Step):
         return entry
-    if isinstance(entry, dict) and len(entry) == 1:
-        ((name, options),) = entry.items()
-    else:
-        name, options = entry, {}
+    name, options = next(iter(entry.items())) if isinstance(entry, dict) and len(entry) == 1 else (entry, {})
     options = {} if options is None else options
     if not isinstance(name, str) or not isinstance(options, dict):
         raise ValueError("a step is a name, or a name with its options, for instance {length: {min: 128}}")

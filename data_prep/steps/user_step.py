@@ -59,11 +59,8 @@ class UserStep(Step):
 
     def check(self) -> None:
         """Raise UserError where there is no such class, or it does not take its options, or its own `check` fails."""
-        check = getattr(self._made, "check", None)
-        if check is None:
-            return
         try:
-            check()
+            getattr(self._made, "check", lambda: None)()
         except UserError:
             raise
         except Exception as error:  # the class's own code runs

@@ -50,9 +50,9 @@ class HuggingFaceTokenizer:
                 f"{directory}: the tokenizer has BPE dropout ({backend.model.dropout:g}), which gives a text other ids "
                 f"each time; set model.dropout to null in {JSON}"
             )
-        eos, sep = self._id("eos"), self._id("sep")
-        eos = sep if eos is None else eos
-        eos = backend.token_to_id(END) if eos is None else eos
+        sep = self._id("sep")
+        ends = (end for end in (self._id("eos"), sep, backend.token_to_id(END)) if end is not None)
+        eos = next(ends, None)
         if eos is None:
             raise UserError(
                 f"{directory}: the tokenizer has no end-of-document token (eos or sep); name an eos_token of its vocabulary in "
@@ -167,11 +167,7 @@ class HuggingFaceTokenizer:
         if (self.directory / JSON).is_file():
             if self.kind == _VERBATIM:
                 return None
-            origin = tokenizers.Tokenizer.from_file(str(self.directory / JSON))
-            origin.no_truncation()
-            origin.no_padding()
-            origin.encode_special_tokens = True
-            return JSON, [encoding.ids for encoding in origin.encode_batch_fast(list(PROBES), add_special_tokens=False)]
+            return JSON, _encoded(tokenizers.Tokenizer.from_file(str(self.directory / JSON)), list(PROBES), True)
         if not (self.directory / SENTENCEPIECE).is_file():
             return None
         try:
@@ -182,12 +178,7 @@ class HuggingFaceTokenizer:
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """Return each text's ids, without special tokens."""
-        backend = self._backend
-        # A file may have them saved, and a call of `hugging_face` may leave them on.
-        backend.no_truncation()
-        backend.no_padding()
-        backend.encode_special_tokens = self.split_special_tokens
-        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+        return _encoded(self._backend, texts, self.split_special_tokens)
 
     def decode(self, ids: list[int]) -> str:
         """Return the text that `ids` stand for."""
@@ -224,6 +215,14 @@ class HuggingFaceTokenizer:
             keys = keys | {"tokenizer_class": self.kind}
         if keys != given:
             write_json(folder / CONFIG, keys)
+
+
+def _encoded(backend: tokenizers.Tokenizer, texts: list[str], split_special_tokens: bool) -> list[list[int]]:
+    # A file may have them saved, and a call of `hugging_face` may leave them on.
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = split_special_tokens
+    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def _stem(kind: str | None) -> str | None:

@@ -57,31 +57,24 @@ class Tokenizer(Protocol):
     @property
     def hugging_face(self) -> PreTrainedTokenizerFast:
         """Transformers' own, which reads special tokens as this one; raises UserError where there is none."""
-        ...
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """Return each text's ids, without special tokens."""
-        ...
 
     def decode(self, ids: list[int]) -> str:
         """Return the text that `ids` stand for."""
-        ...
 
     def token(self, number: int) -> str:
         """Return how the vocabulary spells an id."""
-        ...
 
     def meanings(self) -> Meanings:
         """Return what each id stands for."""
-        ...
 
     def description(self) -> str | None:
         """Return what encodes as tokenizer.json describes it; None where that is no library of Hugging Face's."""
-        ...
 
     def write(self, folder: Path) -> None:
         """Write it into `folder`, to be the same whatever else lies there."""
-        ...
 
 
 def find_tokenizer(directory: Path, split_special_tokens: bool = True, *, for_text: bool = True) -> Tokenizer | None:

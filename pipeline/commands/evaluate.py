@@ -132,7 +132,7 @@ def evaluate(
     scores: list[Score] = []
     for name, task in tasks.items():
         scored = task.score(Subject(f"{path}: {name}", place, build, ranks.agree))
-        scores.append(Score.of(scored, str(path), found.digest, found.stage, found.step, found.digests))
+        scores.append(Score(str(path), found.digest, found.stage, found.step, **scored._asdict(), **found.encoder.digests))
         ranks.agree(lambda: keep(scores[-1:], found, arguments.out) if ranks.rank == 0 else None)
     return scores
 

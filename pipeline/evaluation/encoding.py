@@ -1,13 +1,16 @@
 """A model's tokenizer, as the zero-shot tasks use it."""
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import PretrainedConfig
 
-from data_prep.tokenizers.loading import Tokenizer, load_tokenizer
+from data_prep.tokenizers.loading import Tokenizer, load_tokenizer, tokenizer_digest
 from pipeline.common.errors import UserError
+from pipeline.common.files import text_digest
 from pipeline.families import Family, check_trained, family_of, sizes_of
 
 
@@ -34,12 +37,23 @@ def longest_input(family: Family, config: PretrainedConfig) -> int:
     return positions
 
 
+_NOT_COMPUTED = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
+"""Keys of a configuration that are no part of what the model computes; the dtype is among a score's settings."""
+
+
 @dataclass(frozen=True, slots=True)
 class Encoder:
     """Texts to ids, and the ids that stand around them."""
 
     tokenizer: Tokenizer
     config: PretrainedConfig
+
+    @property
+    def digests(self) -> dict[str, Any]:
+        """What a score keeps of the configuration and the tokenizer."""
+        computed = {key: value for key, value in self.config.to_dict().items() if key not in _NOT_COMPUTED}
+        config = text_digest(json.dumps(computed, sort_keys=True, default=str))
+        return {"config_digest": config, "tokenizer_digest": text_digest(tokenizer_digest(self.tokenizer))}
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Return each text's ids, without special tokens."""

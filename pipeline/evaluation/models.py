@@ -1,6 +1,5 @@
 """Models to evaluate: opened from a directory, a run or a checkpoint, with their tokenizer and their place in a run."""
 
-import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,9 +14,8 @@ from transformers.initialization import no_init_weights
 from transformers.utils import ModelOutput
 
 from data_prep.tokenizers.files import copy_files
-from data_prep.tokenizers.loading import Tokenizer, tokenizer_digest
+from data_prep.tokenizers.loading import Tokenizer
 from pipeline.common.errors import UserError
-from pipeline.common.files import text_digest
 from pipeline.common.progress import Meter
 from pipeline.evaluation.encoding import Encoder, open_tokenizer
 from pipeline.evaluation.scoring import Scorer
@@ -52,11 +50,6 @@ class FoundModel:
     step: int | None
 
     @property
-    def digests(self) -> dict[str, str]:
-        """What a score keeps of the model, in addition to its weights' digest."""
-        return {"config_digest": config_digest(self.config), "tokenizer_digest": text_digest(tokenizer_digest(self.tokenizer))}
-
-    @property
     def family(self) -> Family:
         """Its family."""
         return self.source.family
@@ -78,16 +71,6 @@ class EvaluatedModel(FoundModel):
 
     module: PreTrainedModel
     """The Hugging Face class with the head of its family's objective."""
-
-
-_NOT_COMPUTED = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
-"""Keys of a configuration that are no part of what the model computes; the dtype is among a score's settings."""
-
-
-def config_digest(config: PretrainedConfig) -> str:
-    """Return the digest of what a configuration says of a model."""
-    computed = {key: value for key, value in config.to_dict().items() if key not in _NOT_COMPUTED}
-    return text_digest(json.dumps(computed, sort_keys=True, default=str))
 
 
 class _Place(NamedTuple):

@@ -1,7 +1,15 @@
 """Rows of tokens that a model reads, what comes of them, and windows in which every token of a document is scored once."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+_LARGEST = 700.0
+
+
+def perplexity(loss: float) -> float:
+    """Return e to a loss in nats, infinite where no float holds it; NaN where the loss is NaN."""
+    return math.inf if loss > _LARGEST else math.exp(loss)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,17 +11,8 @@ from pipeline.common.files import write_atomically
 from pipeline.runs import JsonLines
 from pipeline.runs.records import ScoreRecord
 
-LOWER_IS_BETTER = frozenset(
-    {
-        "bits_per_byte",
-        "byte_perplexity",
-        "loss",
-        "perplexity",
-        "pseudo_perplexity",
-        "token_perplexity",
-        "word_perplexity",
-    }
-)
+_PERPLEXITIES = ("perplexity", "pseudo_perplexity", "token_perplexity", "word_perplexity", "byte_perplexity")
+LOWER_IS_BETTER = frozenset({"loss", "bits_per_byte", *_PERPLEXITIES})
 """Metrics of which less is better; of all others more is."""
 
 
@@ -63,39 +54,17 @@ class Score:
     tokenizer_digest: str | None = None
     """Of the tokenizer's files; None likewise."""
 
-    @classmethod
-    def of(
-        cls,
-        scored: Scored,
-        model: str,
-        model_digest: str | None,
-        stage: str | None,
-        step: int | None,
-        digests: Mapping[str, Any],
-    ) -> "Score":
-        """What a task made of the model in a directory; `digests` has its configuration's and its tokenizer's, if known."""
-        config, tokenizer = digests.get("config_digest"), digests.get("tokenizer_digest")
-        found = (scored.task, scored.metrics, scored.deviations, scored.data, scored.settings, scored.seconds)
-        return cls(model, model_digest, stage, step, *found, config, tokenizer)
-
     def to_json(self) -> dict[str, Any]:
         """This score as an object of JSON; numbers that are not finite become null."""
-        deviations = None if self.deviations is None else _finite(self.deviations)
-        return asdict(self) | {"metrics": _finite(self.metrics), "deviations": deviations}
+        return asdict(self) | {"metrics": _finite(self.metrics), "deviations": self.deviations and _finite(self.deviations)}
 
     @classmethod
     def from_json(cls, record: ScoreRecord) -> "Score":
-        """The score that an object describes."""
-        deviations = None if record["deviations"] is None else _numbers(record["deviations"])
-        found = Scored(
-            record["task"],
-            _numbers(record["metrics"]),
-            dict(record["data"]),
-            dict(record["settings"]),
-            record["seconds"],
-            deviations,
-        )
-        return cls.of(found, record["model"], record["model_digest"], record["stage"], record["step"], record)
+        """The score that an object describes; keys beyond a score's own are left out."""
+        known: dict[str, Any] = {name: value for name, value in record.items() if name in cls.__dataclass_fields__}
+        known["metrics"] = _numbers(record["metrics"])
+        known["deviations"] = record["deviations"] and _numbers(record["deviations"])
+        return cls(**known)
 
     @property
     def replaces(self) -> tuple[object, ...]:
@@ -140,11 +109,13 @@ def table(scores: Sequence[Score]) -> str:
 
     Below stands what is to be known of a task's data: what part of it was scored, and what always saying one class gets.
     """
-    rows = [
-        (_named(score), score.task, name, f"{value:.4g}" if abs(value) >= 1e4 else f"{value:.4f}", _deviation(score, name))
-        for score in scores
-        for name, value in score.metrics.items()
-    ]
+    rows = []
+    for score in scores:
+        model = score.model if score.step is None else f"{score.model} (step {score.step})"
+        for name, value in score.metrics.items():
+            deviation = (score.deviations or {}).get(name)
+            shown = "" if deviation is None else f" +- {deviation:.4f}"
+            rows.append((model, score.task, name, f"{value:.4g}" if abs(value) >= 1e4 else f"{value:.4f}", shown))
     if not rows:
         return ""
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
@@ -159,15 +130,6 @@ def _notes(score: Score) -> list[str]:
     shares = [(name, value) for name, value in score.data.items() if name.startswith("majority")]
     note = score.data.get("note")
     return ([] if not note else [note]) + [f"{name} (always the commonest class): {value:.4f}" for name, value in shares]
-
-
-def _named(score: Score) -> str:
-    return score.model if score.step is None else f"{score.model} (step {score.step})"
-
-
-def _deviation(score: Score, metric: str) -> str:
-    deviation = (score.deviations or {}).get(metric)
-    return "" if deviation is None else f" +- {deviation:.4f}"
 
 
 def _finite(numbers: dict[str, float]) -> dict[str, float | None]:

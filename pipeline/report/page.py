@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from data_prep.report.numbers import counted
 from data_prep.report.parts import Grid, Section, Tile, table
-from pipeline.evaluation.perplexity import perplexity
+from pipeline.evaluation.rows import perplexity
 from pipeline.growth.duplicates import duplicates_warning
 from pipeline.report import comparison, compute, prose
 from pipeline.report.attention.gallery import attention_section

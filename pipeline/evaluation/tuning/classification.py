@@ -32,11 +32,10 @@ class Classification:
         self.train: Sequence[Any] = data.train
         self.dev: Sequence[Any] = list(chain(*data.dev.values()))
         self.chooses = task.metrics[0] + task.dev[0][0]
-        self.baseline = (
-            {}
-            if task.labels is None
-            else {f"majority{suffix}": _commonest([item.label for item in part]) for suffix, part in data.dev.items()}
-        )
+        self.baseline: dict[str, float] = {}
+        for suffix, part in data.dev.items() if task.labels is not None else ():
+            ((_, commonest),) = Counter(item.label for item in part).most_common(1)
+            self.baseline[f"majority{suffix}"] = commonest / len(part)
 
     def model(self, dropout: float | None) -> PreTrainedModel:
         """Return the pre-trained model under a fresh head: a logit a class, or one number."""
@@ -74,8 +73,3 @@ class Classification:
             scores |= {name + suffix: float(METRICS[name](labels[part], predictions[part])) for name in self._task.metrics}
             begin += length
         return scores
-
-
-def _commonest(labels: Sequence[float]) -> float:
-    """The share of the commonest: the accuracy of always saying it."""
-    return Counter(labels).most_common(1)[0][1] / len(labels)

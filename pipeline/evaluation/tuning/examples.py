@@ -4,10 +4,13 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from pipeline.common.errors import UserError
+from pipeline.common.errors import UserError, one_line
 from pipeline.common.files import file_digest, text_digest
+
+if TYPE_CHECKING:
+    import datasets
 
 Example = TypeVar("Example")
 
@@ -108,3 +111,17 @@ def split(
     note = f"train part: {_TRAIN_SHARE:.0%} of the {groups} of {path.name}, scored are the others"
     train = [example for example in examples if group(example) in chosen]
     return train, [example for example in examples if group(example) not in chosen], note
+
+
+def load_hub(task: str, wanted: str, data: Sequence[Path], *name: str) -> "datasets.DatasetDict":
+    """Return the hub's data set of that name and configuration; raises UserError, which names the files to put there."""
+    import datasets  # slow to import, and seldom needed
+
+    try:
+        return datasets.load_dataset(*name)
+    except Exception as error:  # the library raises what its network stack does
+        below = f"below {', '.join(map(str, data))}" if data else "since no --data folder is given"
+        raise UserError(
+            f"{task}: {wanted} are not there {below}, and the hub's {'/'.join(name)} is out of reach "
+            f"({type(error).__name__}: {one_line(error)}); name the folder that holds them with --data"
+        ) from None

@@ -9,19 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.common.errors import UserError
-from pipeline.evaluation.tuning.examples import TaskData, Text, digest_of, find, split
-from pipeline.evaluation.tuning.hub import load_hub
-from pipeline.evaluation.tuning.task import Grid
+from pipeline.evaluation.tuning.examples import TaskData, Text, digest_of, find, load_hub, split
+from pipeline.evaluation.tuning.task import Grid, Problem
 
 if TYPE_CHECKING:
     # Slow to import, and no task's name needs them.
     import datasets
 
     from pipeline.evaluation.tuning.model import Pretrained
-    from pipeline.evaluation.tuning.problem import Problem
 
 _HUB = "nyu-mll/glue"
-_YES_NO = ("0", "1")
 _ENTAILMENT = ("entailment", "not_entailment")
 
 
@@ -29,13 +26,12 @@ _ENTAILMENT = ("entailment", "not_entailment")
 class Glue:
     """One of GLUE's tasks."""
 
-    name: str
     folder: str
     columns: tuple[str, str | None, str]
     """Text, its pair and the label, by the names in the files' first lines."""
-    hub_columns: tuple[str, str | None]
-    """Text and pair on the hub, where the label is `label`."""
-    labels: tuple[str, ...] | None
+    hub_columns: tuple[str, str | None] | None = None
+    """Text and pair on the hub, where the label is `label`; None where they are called so there too."""
+    labels: tuple[str, ...] | None = ("0", "1")
     """As the files spell them, in the order of their numbers; None for scores."""
     metrics: tuple[str, ...] = ("accuracy",)
     """The first chooses epochs and grid points."""
@@ -47,6 +43,11 @@ class Glue:
     """Whether lines with too few columns are left out: as GLUE spreads QQP, some are broken."""
 
     grid: ClassVar[Grid] = Grid()
+
+    @property
+    def name(self) -> str:
+        """The folder's name, in lower case."""
+        return self.folder.lower().replace("-", "")
 
     def problem(self, data: TaskData[Text], pretrained: Pretrained, max_length: int) -> Problem:
         """Bring examples, model and longest input together; raises UserError where they do not fit each other."""
@@ -125,59 +126,26 @@ class Glue:
         return TaskData(self._hub_part(loaded["train"]), parts, f"{_HUB}/{self.name}", digest)
 
     def _hub_part(self, part: datasets.Dataset) -> list[Text]:
-        text, pair = self.hub_columns
+        text, pair = self.hub_columns or self.columns[:2]
         rows: Any = part
         return [Text(row[text], None if pair is None else row[pair], row["label"]) for row in rows]
 
 
-GLUE = {
-    task.name: task
-    for task in (
-        Glue("sst2", "SST-2", ("sentence", None, "label"), ("sentence", None), _YES_NO),
-        Glue(
-            "mrpc",
-            "MRPC",
-            ("#1 String", "#2 String", "Quality"),
-            ("sentence1", "sentence2"),
-            _YES_NO,
-            metrics=("accuracy", "f1"),
-        ),
-        Glue(
-            "cola",
-            "CoLA",
-            ("sentence", None, "label"),
-            ("sentence", None),
-            _YES_NO,
-            metrics=("matthews",),
-            header=("source", "label", "mark", "sentence"),
-        ),
-        Glue("rte", "RTE", ("sentence1", "sentence2", "label"), ("sentence1", "sentence2"), _ENTAILMENT),
-        Glue(
-            "stsb",
-            "STS-B",
-            ("sentence1", "sentence2", "score"),
-            ("sentence1", "sentence2"),
-            None,
-            metrics=("pearson", "spearman"),
-        ),
-        Glue("qnli", "QNLI", ("question", "sentence", "label"), ("question", "sentence"), _ENTAILMENT),
-        Glue(
-            "qqp",
-            "QQP",
-            ("question1", "question2", "is_duplicate"),
-            ("question1", "question2"),
-            _YES_NO,
-            metrics=("accuracy", "f1"),
-            leaves_out=True,
-        ),
-        Glue(
-            "mnli",
-            "MNLI",
-            ("sentence1", "sentence2", "gold_label"),
-            ("premise", "hypothesis"),
-            ("entailment", "neutral", "contradiction"),
-            dev=(("_matched", "dev_matched"), ("_mismatched", "dev_mismatched")),
-        ),
-    )
-}
+_TASKS = (
+    Glue("SST-2", ("sentence", None, "label")),
+    Glue("MRPC", ("#1 String", "#2 String", "Quality"), ("sentence1", "sentence2"), metrics=("accuracy", "f1")),
+    Glue("CoLA", ("sentence", None, "label"), metrics=("matthews",), header=("source", "label", "mark", "sentence")),
+    Glue("RTE", ("sentence1", "sentence2", "label"), labels=_ENTAILMENT),
+    Glue("STS-B", ("sentence1", "sentence2", "score"), labels=None, metrics=("pearson", "spearman")),
+    Glue("QNLI", ("question", "sentence", "label"), labels=_ENTAILMENT),
+    Glue("QQP", ("question1", "question2", "is_duplicate"), metrics=("accuracy", "f1"), leaves_out=True),
+    Glue(
+        "MNLI",
+        ("sentence1", "sentence2", "gold_label"),
+        ("premise", "hypothesis"),
+        labels=("entailment", "neutral", "contradiction"),
+        dev=(("_matched", "dev_matched"), ("_mismatched", "dev_mismatched")),
+    ),
+)
+GLUE = {task.name: task for task in _TASKS}
 """By name."""

@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.common.errors import UserError
-from pipeline.evaluation.tuning.examples import Question, TaskData, digest_of, find, split
-from pipeline.evaluation.tuning.hub import load_hub
-from pipeline.evaluation.tuning.task import Grid
+from pipeline.evaluation.tuning.examples import Question, TaskData, digest_of, find, load_hub, split
+from pipeline.evaluation.tuning.task import Grid, Problem
 
 if TYPE_CHECKING:
     # They import torch, which no task's name needs.
     from pipeline.evaluation.tuning.model import Pretrained
-    from pipeline.evaluation.tuning.problem import Problem
 
 _HUB = "rajpurkar/squad"
 

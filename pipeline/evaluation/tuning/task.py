@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.evaluation.tuning.examples import Example, TaskData
 
 if TYPE_CHECKING:
     # They import torch, which no task's name needs.
+    from torch import Tensor
+    from transformers import EvalPrediction, PreTrainedModel
+
     from pipeline.evaluation.tuning.model import Pretrained
-    from pipeline.evaluation.tuning.problem import Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,27 @@ class Grid:
     batch_sizes: tuple[int, ...] = (32,)
     epochs: tuple[int, ...] = (4, 5, 10)
     max_length: int = 128
+
+
+class Problem(Protocol):
+    """A task and a pre-trained model brought together."""
+
+    train: Sequence[Any]
+    """What is trained on, one item an example."""
+    dev: Sequence[Any]
+    chooses: str
+    """The metric by which epochs and grid points are chosen; more is better."""
+    baseline: dict[str, float]
+    """What a score says in addition: `majority` and the part's ending, the accuracy of always saying its commonest class."""
+
+    def model(self, dropout: float | None) -> PreTrainedModel:
+        """Return the pre-trained model under a fresh head."""
+
+    def collate(self, items: Sequence[Any]) -> dict[str, Tensor]:
+        """Return a batch with labels."""
+
+    def score(self, outcome: EvalPrediction) -> dict[str, float]:
+        """Return the metrics of predictions for the whole of `dev`, in order."""
 
 
 class TuningTask(Protocol[Example]):

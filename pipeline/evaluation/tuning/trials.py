@@ -12,7 +12,7 @@ from transformers import EvalPrediction, PrinterCallback, Trainer, TrainerCallba
 from pipeline.common.errors import UserError
 from pipeline.common.progress import Meter
 from pipeline.evaluation.tuning.options import TuningOptions
-from pipeline.evaluation.tuning.problem import Problem
+from pipeline.evaluation.tuning.task import Problem
 
 WEIGHT_DECAY = 0.01
 WARMUP = 0.1

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from pipeline.common.errors import UserError
-from pipeline.evaluation.perplexity import perplexity
-from pipeline.evaluation.rows import Row, Sums
+from pipeline.evaluation.rows import Row, Sums, perplexity
 from pipeline.evaluation.zero_shot.task import Corpus, Posed, Published, Reader, read_text
 
 

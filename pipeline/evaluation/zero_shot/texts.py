@@ -16,8 +16,7 @@ from data_prep.text.rejects import Rejects
 from pipeline.common.errors import UserError
 from pipeline.common.files import file_digest
 from pipeline.common.progress import Meter
-from pipeline.evaluation.perplexity import perplexity
-from pipeline.evaluation.rows import Row, Sums, causal_rows, masked_rows
+from pipeline.evaluation.rows import Row, Sums, causal_rows, masked_rows, perplexity
 from pipeline.evaluation.zero_shot import detokenize
 from pipeline.evaluation.zero_shot.task import Corpus, Posed, Published, Reader, read_text
 

@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.evaluation.perplexity import perplexity
+from pipeline.evaluation.rows import perplexity
 from pipeline.evaluation.scores import Score
 from pipeline.runs import JsonLines, StepLines
 from pipeline.runs.records import EvaluationRecord, ScoreRecord, StepRecord

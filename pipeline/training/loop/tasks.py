@@ -5,10 +5,8 @@ from pathlib import Path
 import torch
 from transformers import PretrainedConfig
 
-from data_prep.tokenizers.loading import Tokenizer, tokenizer_digest
-from pipeline.common.files import text_digest
+from data_prep.tokenizers.loading import Tokenizer
 from pipeline.evaluation.encoding import Encoder
-from pipeline.evaluation.models import config_digest
 from pipeline.evaluation.registry import zero_shot_task
 from pipeline.evaluation.scores import Score
 from pipeline.evaluation.scoring import Scorer
@@ -67,11 +65,7 @@ class Tasks:
         scored = score_tasks(evaluation.tasks, scorer, model.family, encoder, data, options)
         model.engine.train()
         # The weights are in pieces, and not for long what they are: there is no digest of them.
-        digests = {
-            "config_digest": config_digest(model.config),
-            "tokenizer_digest": text_digest(tokenizer_digest(self._tokenizer)),
-        }
-        return [Score.of(task, self._recipe.run_dir, None, stage, step, digests) for task in scored]
+        return [Score(self._recipe.run_dir, None, stage, step, **task._asdict(), **encoder.digests) for task in scored]
 
 
 def _data(recipe: Recipe) -> list[Path] | None:

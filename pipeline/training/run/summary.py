@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.evaluation.perplexity import perplexity
+from pipeline.evaluation.rows import perplexity
 from pipeline.flops.counts import PARTS
 from pipeline.flops.ledger import Ledger, Line
 from pipeline.growth.duplicates import duplicates_warning

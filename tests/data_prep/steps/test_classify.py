@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from data_prep.steps.classifier_file import read_labels
-from data_prep.steps.classify import Classify
+from data_prep.steps.classify import Classify, read_labels
 from data_prep.text.document import Document
 from pipeline.common.errors import UserError
 

@@ -40,8 +40,7 @@ def test_a_zero_shot_task_is_an_object_in_the_registry(causal, tmp_path, monkeyp
 
 def test_a_tuning_task_is_an_object_in_the_registry(bert, reviews, monkeypatch):  # noqa: F811
     reviews.joinpath("SST-2").rename(reviews / "Reviews")
-    columns = ("sentence", None, "label")
-    task = Glue("reviews", "Reviews", columns, columns[:2], ("0", "1"), metrics=("matthews", "accuracy"))
+    task = Glue("Reviews", ("sentence", None, "label"), metrics=("matthews", "accuracy"))
     monkeypatch.setitem(TUNING, task.name, task)
     options = TuningOptions(learning_rates=(3e-3,), batch_sizes=(8,), epochs=(1,), seeds=(1,), max_length=16)
     scored = tune("reviews", bert, [reviews], options)
