@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import constants, get_session, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -12,6 +12,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.file_download import REGEX_COMMIT_HASH, repo_folder_name
 
 from pipeline.common.errors import UserError, one_line
 
@@ -20,7 +21,11 @@ _LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 
 def download(name: str, revision: str | None, absent: str, patterns: list[str]) -> Path:
     """Return the snapshot of a model, as `find_directory` says, with the files that match; raises UserError."""
+    cached = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="model"), "snapshots", revision or "")
     try:
+        if REGEX_COMMIT_HASH.fullmatch(cached.name) and not cached.is_dir():
+            # The library lists a commit's files with retries, 23 s of them where no hub can be reached: this is one try.
+            get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HTTPError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError | TimeoutError):

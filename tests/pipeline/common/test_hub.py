@@ -165,7 +165,11 @@ def test_offline_is_told_from_not_found(hub, tmp_path, monkeypatch):
     assert re.search(r"and someone/small at revision 'step-9' is not in", refused("someone/small", "step-9"))
     assert re.search(rf"only a part of it is in {cache}: download it .*hf download someone/small", refused("someone/small"))
     ask(monkeypatch, "http://127.0.0.1:9", tmp_path / "cache")
-    assert re.search(r"since http://127\.0\.0\.1:9 cannot be reached \(ConnectError.*gpt2 is not in", refused("gpt2"))
+    # At once, by a branch or a commit.
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail(f"waited for {seconds} s"))
+    for revision in (None, "0" * 40):
+        message = refused("gpt2", revision)
+        assert re.search(r"since http://127\.0\.0\.1:9 cannot be reached \(ConnectError.*gpt2 .*is not in", message)
 
 
 # --- refused --------------------------------------------------------------------------------------
