@@ -3,7 +3,8 @@
 import difflib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -20,8 +21,6 @@ PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-
-_ADAPTERS: dict[Any, TypeAdapter[Any]] = {}
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -42,28 +41,33 @@ class StrictModel(BaseModel):
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return a YAML file's mapping; raises UserError where it is missing or has none."""
-    try:
-        content = yaml.safe_load(read_bytes(path).decode())
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not readable as YAML: {_reason(error)}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: a mapping of keys is expected, this file holds {_kind_of(content)}")
-    return content
+    return _read(path, yaml.safe_load, "no such file", "YAML: {}", "a mapping")
 
 
 def read_json(path: Path, hint: str) -> dict[str, Any]:
     """Return a JSON file's object; raises UserError where there is none, with `hint` where the file is missing."""
+    return _read(path, json.loads, f"no such file; {hint}", "JSON ({})", "an object")
+
+
+def _read(path: Path, parse: Callable[[str], Any], missing: str, unreadable: str, expected: str) -> dict[str, Any]:
     try:
-        content = json.loads(read_bytes(path).decode())
+        content = parse(read_bytes(path).decode())
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; {hint}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as JSON ({_reason(error)})") from None
+        raise UserError(f"{path}: {missing}") from None
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        # Of the system's errors the words alone: the sentence has the path.
+        reason = error.strerror if isinstance(error, OSError) else None
+        reason = reason or one_line(error) or type(error).__name__
+        raise UserError(f"{path}: not readable as {unreadable.format(reason)}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: an object of keys is expected, this file holds {_kind_of(content)}")
+        held = "nothing" if content is None else f"a {type(content).__name__}"
+        raise UserError(f"{path}: {expected} of keys is expected, this file holds {held}")
     return content
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def typed(kind: type[Typed], content: Any, origin: str) -> Typed:
@@ -73,25 +77,12 @@ def typed(kind: type[Typed], content: Any, origin: str) -> Typed:
     person wrote, nothing is converted: "3" is no number.
     """
     try:
-        if kind not in _ADAPTERS:
-            _ADAPTERS[kind] = TypeAdapter(kind)
-        _ADAPTERS[kind].validate_python(content, strict=True)
+        _adapter(kind).validate_python(content, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
         got = "" if isinstance(first["input"], dict | list) else f" (got {str(first['input'])[:80]!r})"
-        raise UserError(": ".join([origin, *filter(None, [where]), first["msg"]]) + got) from None
+        raise UserError(_sentence(origin, first["loc"], first["msg"]) + got) from None
     return content
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return one_line(error) or type(error).__name__
-
-
-def _kind_of(content: Any) -> str:
-    return "nothing" if content is None else f"a {type(content).__name__}"
 
 
 def validate(model: type[Model], content: dict[str, Any], origin: str) -> Model:
@@ -104,13 +95,17 @@ def validate(model: type[Model], content: dict[str, Any], origin: str) -> Model:
     except ValidationError as error:
         first = error.errors()[0]
         place, owner = _written(model, content, first["loc"])
-        where = ".".join(map(str, place))
         if first["type"] == "extra_forbidden":
-            raise UserError(unknown_key(origin, where, list(owner.model_fields), owner.other_words())) from None
+            key = ".".join(map(str, place))
+            raise UserError(unknown_key(origin, key, list(owner.model_fields), owner.other_words())) from None
         unread = first["type"] in ("int_parsing", "float_parsing")
         message = _NO_NUMBER if unread else first["msg"].removeprefix("Value error, ")
         got = "" if isinstance(first["input"], dict) else f" (got {first['input']!r})"
-        raise UserError(": ".join([origin, *filter(None, [where]), message]) + got) from None
+        raise UserError(_sentence(origin, place, message) + got) from None
+
+
+def _sentence(origin: str, place: Sequence[int | str], message: str) -> str:
+    return ": ".join(filter(None, [origin, ".".join(map(str, place)), message]))
 
 
 def unknown_key(origin: str, key: str, known: list[str], others: Sequence[str] = ()) -> str:

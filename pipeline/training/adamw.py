@@ -44,18 +44,16 @@ class FreezableAdamW(Freezable, torch.optim.AdamW):
     def step_groups(self, groups: list[dict[str, Any]]) -> None:
         """Update these groups by AdamW."""
         self.forget_added(groups)
-        with self.with_separate_rows(groups) as separated:
-            self._step_separated(separated)
-
-    def _step_separated(self, groups: list[dict[str, Any]]) -> None:
-        self._step_plain([group | {"params": [p for p in group["params"] if not self._is_mixed(p)]} for group in groups])
-        mixed = [(p, p.grad, group) for group in groups for p in group["params"] if p.grad is not None and self._is_mixed(p)]
-        # Several kernels would take half as long again with a condition on the device: the host reads it, once.
-        on_host = any(not triton_runs(parameter.device) for parameter, _, _ in mixed)
-        if on_host and self.found_inf is not None and self.found_inf.item():
-            return
-        for parameter, gradient, group in mixed:
-            self._step_elements(parameter, gradient, group)
+        with self.with_separate_rows(groups) as stepped:
+            self._step_plain([group | {"params": [p for p in group["params"] if not self._is_mixed(p)]} for group in stepped])
+            mixed = [
+                (p, p.grad, group) for group in stepped for p in group["params"] if p.grad is not None and self._is_mixed(p)
+            ]
+            # Several kernels would take half as long again with a condition on the device: the host reads it, once.
+            on_host = any(not triton_runs(parameter.device) for parameter, _, _ in mixed)
+            if not (on_host and self.found_inf is not None and self.found_inf.item()):
+                for parameter, gradient, group in mixed:
+                    self._step_elements(parameter, gradient, group)
 
     def _step_plain(self, groups: list[dict[str, Any]]) -> None:
         held = self.param_groups
@@ -172,18 +170,17 @@ class OffloadedAdamW(FreezableAdamW):
     @torch.no_grad()
     def _step_plain(self, groups: list[dict[str, Any]]) -> None:
         for group in groups:
+            (beta1, beta2), rate = group["betas"], group["lr"]
             for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._step_tensor(parameter, parameter.grad, group)
-
-    def _step_tensor(self, parameter: nn.Parameter, gradient: torch.Tensor, group: dict[str, Any]) -> None:
-        state, (beta1, beta2), rate, decay = self.state_of(parameter), group["betas"], group["lr"], group["weight_decay"]
-        state["step"] += 1
-        step = int(state["step"])
-        # The kernel's own bias correction is a running product, so that a resumed run would differ in its last bits:
-        # what it divides by goes into rate and eps instead, and out of the decay again.
-        root = math.sqrt(1 - beta2**step)
-        corrected = rate * root / (1 - beta1**step)
-        tensors = parameter.detach(), gradient, state["exp_avg"], state["exp_avg_sq"]
-        decayed = decay * rate / corrected if rate else 0.0
-        self._kernel.update(step, group["betas"], corrected, group["eps"] * root, decayed, *tensors)
+                if parameter.grad is None:
+                    continue
+                state = self.state_of(parameter)
+                state["step"] += 1
+                step = int(state["step"])
+                # The kernel's own bias correction is a running product, so that a resumed run would differ in its last bits:
+                # what it divides by goes into rate and eps instead, and out of the decay again.
+                root = math.sqrt(1 - beta2**step)
+                corrected = rate * root / (1 - beta1**step)
+                decayed = group["weight_decay"] * rate / corrected if rate else 0.0
+                tensors = parameter.detach(), parameter.grad, state["exp_avg"], state["exp_avg_sq"]
+                self._kernel.update(step, group["betas"], corrected, group["eps"] * root, decayed, *tensors)

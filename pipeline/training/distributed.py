@@ -202,12 +202,10 @@ def on_first_rank(work: Callable[[], Result]) -> Result:
     if rank() == 0:
         try:
             outcome[0] = work()
-        except UserError as error:
-            outcome[1] = error
         except Exception as error:
             sentence = refusal(error)
             if sentence is not None:
-                outcome[1] = UserError(sentence)
+                outcome[1] = error if isinstance(error, UserError) else UserError(sentence)
             else:
                 # Not every error can be sent.
                 failure, outcome[1] = error, RuntimeError(f"rank 0: {type(error).__name__}: {error}")

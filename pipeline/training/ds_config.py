@@ -81,7 +81,10 @@ def load_ds_config(path: Path, recipe: Recipe, world_size: int) -> dict[str, Any
     if compute_dtype(config) is torch.bfloat16:
         # The gradient's norm, which the guard checks, shows the same without two operations a parameter.
         config["bf16"].setdefault("check_grad_overflow", False)
-    _check_whole(config, str(path))
+    # By how many ranks it divides is settled, and these may be yet to come.
+    refused = refusal({key: value for key, value in config.items() if key not in _DIVISION})
+    if refused is not None:
+        raise UserError(f"{path}: DeepSpeed refuses it: {refused}")
     return config
 
 
@@ -172,13 +175,12 @@ def check_sections(config: dict[str, Any], origin: str) -> None:
         written = _section(config, section)
         if not isinstance(written, dict):
             raise UserError(f"{origin}: {section}: an object of keys is expected (got {written!r})")
-        names = {name: name for name in model.model_fields} | {
-            field.alias: name for name, field in model.model_fields.items() if field.alias
-        }
+        fields = model.model_fields
+        names = {name: name for name in fields} | {field.alias: name for name, field in fields.items() if field.alias}
         for key in written:
             if key not in names:
                 raise UserError(unknown_key(origin, f"{section}.{key}", list(names)))
-            extra = model.model_fields[names[key]].json_schema_extra
+            extra = fields[names[key]].json_schema_extra
             if isinstance(extra, dict) and extra.get("deprecated"):
                 raise UserError(f"{origin}: {section}.{key}: DeepSpeed has replaced it; use {extra['new_param']}")
         try:
@@ -205,15 +207,6 @@ def check_weights_stay_in_memory(config: dict[str, Any], origin: str) -> None:
     """Raise UserError where weights are to lie on a disk, since they are filled tensor by tensor."""
     if _section(config, "zero_optimization.offload_param").get("device") == "nvme":
         raise UserError(f"{origin}: zero_optimization.offload_param.device: nvme is not supported with growth; choose cpu")
-
-
-def _check_whole(config: dict[str, Any], origin: str) -> None:
-    """Let DeepSpeed judge what goes together, before anything starts."""
-    # By how many ranks it divides is settled, and these may be yet to come.
-    judged = {key: value for key, value in config.items() if key not in _DIVISION}
-    refused = refusal(judged)
-    if refused is not None:
-        raise UserError(f"{origin}: DeepSpeed refuses it: {refused}")
 
 
 def _section(config: dict[str, Any], section: str) -> Any:
@@ -259,8 +252,7 @@ def _check_supported(config: dict[str, Any], world_size: int, origin: str) -> No
             f"{origin}: zero_optimization.zero_hpz_partition_size: {group!r} needs ZeRO stage 3 and has to divide the "
             f"number of ranks, {world_size}; choose a divisor of it, or 1"
         )
-    if zero.get("offload_optimizer", {}).get("device") == "nvme":
-        _check_disk(zero["offload_optimizer"], origin)
+    _check_disk(zero.get("offload_optimizer", {}), origin)
     if get_accelerator().device_name() == "cpu":
         for key in ("zero_quantized_weights", "zero_quantized_gradients"):
             if zero.get(key):
@@ -298,7 +290,8 @@ _NOT_HERE: dict[str, tuple[Any, str]] = {
 
 def _check_leaves(config: dict[str, Any], recipe: Recipe, origin: str) -> None:
     """Raise UserError where layers are fetched as wholes of which some are frozen: DeepSpeed fails in the backward pass."""
-    asked = [key for key in _LEAVES if _section(config, "zero_optimization").get(key)]
+    leaves = ("leaf_module", "stage3_module_granularity_threshold")
+    asked = [key for key in leaves if _section(config, "zero_optimization").get(key)]
     partial = [stage.name for stage in recipe.train_stages if stage.submodel_layers or stage.trainable]
     if asked and partial:
         raise UserError(
@@ -307,12 +300,10 @@ def _check_leaves(config: dict[str, Any], recipe: Recipe, origin: str) -> None:
         )
 
 
-_LEAVES = ("leaf_module", "stage3_module_granularity_threshold")
-"""Keys of `zero_optimization` by which ZeRO 3 fetches modules as wholes."""
-
-
 def _check_disk(offload: dict[str, Any], origin: str) -> None:
     where = f"{origin}: zero_optimization.offload_optimizer"
+    if offload.get("device") != "nvme":
+        return
     if not offload.get("nvme_path"):
         raise UserError(
             f'{where}.nvme_path: the key is missing; name a directory on the disk, or "auto" for one in the run directory'
@@ -335,9 +326,9 @@ def _resolve_disk(config: dict[str, Any], recipe: Recipe) -> None:
     offload = _section(config, "zero_optimization.offload_optimizer")
     if offload.get("nvme_path") == AUTO:
         offload["nvme_path"] = str(Path(recipe.run_dir) / "nvme")
-    growths = [phase.growth for phase in recipe.grown_phases]
     if offload.get("device") != "nvme":
         return
+    growths = [phase.growth for phase in recipe.grown_phases]
     if any(growth.added.steps and growth.optimizer_state == "fresh" for growth in growths):
         raise UserError(
             "growth.added: with zero_optimization.offload_optimizer.device: nvme the optimizer's state is laid out on the "
@@ -365,24 +356,18 @@ def division(batch: int, most: int, world_size: int, origin: str) -> tuple[int, 
 
 
 def _resolve_batch(config: dict[str, Any], recipe: Recipe, world_size: int, origin: str) -> None:
-    batch = _or_of_recipe(config, "train_batch_size", recipe.train_batch_size)
-    most = _or_of_recipe(config, "train_micro_batch_size_per_gpu", recipe.train_micro_batch_size_per_gpu)
-    given_in = "recipe" if config.get("train_batch_size", AUTO) == AUTO else origin
-    micro, accumulation = division(batch, most, world_size, given_in)
-    steps = _or_of_recipe(config, "gradient_accumulation_steps", accumulation)
+    given = {key: value for key, value in config.items() if value != AUTO}
+    batch = given.get("train_batch_size", recipe.train_batch_size)
+    most = given.get("train_micro_batch_size_per_gpu", recipe.train_micro_batch_size_per_gpu)
+    micro, accumulation = division(batch, most, world_size, origin if "train_batch_size" in given else "recipe")
+    steps = given.get("gradient_accumulation_steps", accumulation)
     if steps != accumulation:
         raise UserError(
             f"{origin}: gradient_accumulation_steps {steps} does not fit: train_batch_size {batch} on {world_size} ranks in "
             f'micro-batches of {micro} accumulates {accumulation} times; set it to "auto"'
         )
-    config["train_batch_size"] = batch
-    config["train_micro_batch_size_per_gpu"] = micro
-    config["gradient_accumulation_steps"] = accumulation
-
-
-def _or_of_recipe(config: dict[str, Any], key: str, recipe_value: int) -> int:
-    value = config.get(key, AUTO)
-    return recipe_value if value == AUTO else value
+    divided = {"train_micro_batch_size_per_gpu": micro, "gradient_accumulation_steps": accumulation}
+    config.update(divided, train_batch_size=batch)
 
 
 def _resolve_precision(config: dict[str, Any], origin: str) -> None:

@@ -118,17 +118,17 @@ class TrainedModel:
 
     def set_rates(self, rate: Callable[[ParameterGroup], float]) -> None:
         """Set the learning rate of every group of the optimizer, and of rows in it that are of other parameter groups."""
-        rates = {group.name: rate(group) for group in self.parameter_groups}
-        for stepped in self.optimizer.param_groups:
-            for name, own in ((stepped["block"], stepped), *stepped.get("rows", {}).items()):
-                own["lr"] = rates[name] * stepped["rate_ratio"]
+        self._set("lr", rate, "rate_ratio")
 
     def set_decays(self, decay: Callable[[ParameterGroup], float]) -> None:
         """Set the weight decay of every group that decays, as `set_rates` sets rates."""
-        decays = {group.name: decay(group) for group in self.parameter_groups}
+        self._set("weight_decay", decay, "decays")
+
+    def _set(self, key: str, value: Callable[[ParameterGroup], float], ratio: str) -> None:
+        values = {group.name: value(group) for group in self.parameter_groups}
         for stepped in self.optimizer.param_groups:
             for name, own in ((stepped["block"], stepped), *stepped.get("rows", {}).items()):
-                own["weight_decay"] = decays[name] * stepped["decays"]
+                own[key] = values[name] * stepped[ratio]
 
     def divide_batch(self, micro_batch_size: int, accumulation: int) -> None:
         """Take steps of so many micro-batches of so many sequences a rank; between two steps only."""

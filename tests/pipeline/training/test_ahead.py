@@ -10,7 +10,7 @@ from pipeline.training.ahead import Ahead
 
 
 def threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name == "next batch"]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("next batch")]
 
 
 def test_what_was_begun_is_taken_and_anything_else_is_done_at_once():
