@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.benchmarks import gpu, on_a_gpu
+from tests.benchmarks import gpu, gpu_ways, on_a_gpu
 from tests.benchmarks.gpu import QUICK, WAYS, Batch, Model, Speed, Told, configuration, device_spans, idle_share, plan, speeds
 from tests.end_to_end.conftest import ROOT
 
@@ -141,10 +141,10 @@ def test_the_fair_loop_learns_as_the_plain_one(monkeypatch):
     """bf16 weights and fp32 masters against fp32 weights under autocast: updates alike but for rounding."""
     model = Model("gpt2", 2, 64, 32, 4, 500)
     batch = Batch(model, configuration(model)[0], 4, CPU)
-    made, make = [], gpu.plain_model
-    monkeypatch.setattr(gpu, "plain_model", lambda *words: made.append(make(*words)) or made[-1])
+    made, make = [], gpu_ways.plain_model
+    monkeypatch.setattr(gpu_ways, "plain_model", lambda *words: made.append(make(*words)) or made[-1])
     # Large beside bfloat16's rounding of the weights.
-    monkeypatch.setattr(gpu, "LEARNING_RATE", 0.01)
+    monkeypatch.setattr(gpu_ways, "LEARNING_RATE", 0.01)
     monkeypatch.setattr(torch, "compile", lambda function: function)
     moved = {}
     for key in ("bare", "fair"):

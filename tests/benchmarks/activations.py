@@ -4,6 +4,7 @@ Prints, by family, attention, precision and what learns, the bytes of all tensor
 once, weights left out), and the formula's.
 """
 
+import itertools
 import logging
 from dataclasses import dataclass
 
@@ -11,15 +12,16 @@ import torch
 from transformers import PretrainedConfig
 
 from pipeline.data.objectives import IGNORED
-from pipeline.families import FAMILIES, ActiveLayers, Family, scratch_config
+from pipeline.families import FAMILIES, ActiveLayers, Family
 from pipeline.families.active_layers import Mixtures
 from pipeline.families.base import has_key
 from pipeline.flops.activations import activation_bytes
-from pipeline.recipe import ModelConfig
 from pipeline.training.layers import prepare_model
 from pipeline.training.loop.running import running, scoring
 from pipeline.training.losses import logits_of, summed_losses
 from pipeline.training.parameter_groups import token_tables
+from tests.benchmarks.made_up import scratch
+from tests.benchmarks.measuring import MIB, table
 from tests.families import learns
 from tests.pipeline.growth import check
 from tests.saved import saved_bytes
@@ -84,14 +86,9 @@ def small(family: Family, shape: Shape) -> PretrainedConfig:
             intermediate_size=4 * shape.hidden,
             **{key: 2 * shape.hidden for key in UNITS if has_key(family.config_class, key)},
         )
-    described = ModelConfig(
-        family=family.name,
-        hidden_size=shape.hidden,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=1 if family.grouped else None,
-    )
-    return scratch_config(described, shape.vocabulary, 0, shape.length)
+    groups = 1 if family.grouped else None
+    sizes = shape.layers, shape.hidden, shape.vocabulary, shape.length
+    return scratch(family.name, *sizes, heads=shape.heads, num_key_value_heads=groups)[1]
 
 
 def measured(
@@ -155,14 +152,13 @@ def measured(
 def main() -> None:
     """Print the table."""
     logging.disable(logging.WARNING)
-    print("| family | attention | precision | learns | kept MiB | formula MiB | formula / kept |\n" + "|---" * 7 + "|")
-    for family in ("gpt2", "bert", "roberta", "llama", "qwen3"):
-        for attention in ("sdpa", "eager"):
-            for dtype in (torch.float32, torch.bfloat16):
-                for name, kept, formula in measured(family, attention, dtype, Shape()):
-                    kind = str(dtype).removeprefix("torch.")
-                    sizes = f"{kept / 2**20:.1f} | {formula / 2**20:.1f} | {formula / kept:.3f}"
-                    print(f"| {family} | {attention} | {kind} | {name} | {sizes} |")
+    ways = itertools.product(("gpt2", "bert", "roberta", "llama", "qwen3"), ("sdpa", "eager"), (torch.float32, torch.bfloat16))
+    rows = [
+        [family, attention, str(dtype).removeprefix("torch."), name, kept / MIB, formula / MIB, formula / kept]
+        for family, attention, dtype in ways
+        for name, kept, formula in measured(family, attention, dtype, Shape())
+    ]
+    print(table(["family", "attention", "precision", "learns", "kept MiB", "formula MiB", "formula / kept"], rows))
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ from pydoc_data.topics import topics
 import torch
 
 from pipeline.common.errors import UserError
-from pipeline.families import FAMILIES, family_of, scratch_config
+from pipeline.families import family_of
 from pipeline.growth.reasons import Exactness, exactness, predict
-from pipeline.recipe import ModelConfig
+from tests.benchmarks.made_up import scratch
+from tests.benchmarks.measuring import table
 from tests.pipeline.growth.models import FAMILY_NAMES, grown_tensors, loaded, plan_of, small_model, tokens
 
 WIDTH = {
@@ -38,7 +39,6 @@ WIDTH_TARGETS = {"x2": {"hidden_size": 64}, "x1.5": {"hidden_size": 48}, "x2.5":
 DEPTH = {name: {"depth": name} for name in ("stack", "random", "last_layer", "interleave")}
 DEPTH_TARGETS = {"x2": {"num_hidden_layers": 8}, "x1.5": {"num_hidden_layers": 6}}
 LETTER = {Exactness.EXACT: "E", Exactness.APPROXIMATE: "a", Exactness.BY_DESIGN: "d"}
-
 
 TRAINED = ("bert", "roberta")
 TRAINED_WIDTHS = {ratio: {"hidden_size": round(64 * float(ratio[1:]))} for ratio in ("x1.25", "x1.5", "x1.75", "x2.25", "x2.5")}
@@ -65,17 +65,11 @@ def outputs(model, ids) -> torch.Tensor:
     return torch.cat([given[field].flatten() for field in (family.logits, family.pair_logits) if field])
 
 
-def table(operators: dict[str, dict], targets: dict[str, dict], models: dict[str, tuple]) -> list[str]:
-    """Return the lines of a Markdown table, a row an operator, a column a model (with its window of ids) and ratio."""
+def table_of(operators: dict[str, dict], targets: dict[str, dict], models: dict[str, tuple]) -> str:
+    """Return a Markdown table, a row an operator, a column a model (with its window of ids) and ratio."""
     columns = [(name, ratio) for name in models for ratio in targets]
-    lines = [
-        "| operator | " + " | ".join(f"{name} {ratio}" for name, ratio in columns) + " |",
-        "|---" * (len(columns) + 1) + "|",
-    ]
-    for name, growth in operators.items():
-        cells = [cell(*models[of], targets[ratio], growth) for of, ratio in columns]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return lines
+    rows = [[name, *(cell(*models[of], targets[ratio], growth) for of, ratio in columns)] for name, growth in operators.items()]
+    return table(["operator", *map(" ".join, columns)], rows)
 
 
 def random_models(layers: int) -> dict[str, tuple]:
@@ -87,8 +81,8 @@ def trained_model(family: str) -> tuple:
     """Return a model trained to fill in characters, in float64, and eight windows of text with masks in it."""
     text = torch.tensor(list("\n".join(topics.values()).encode("ascii", "ignore")))
     torch.manual_seed(0)
-    described = ModelConfig(family=family, hidden_size=64, num_hidden_layers=4, num_attention_heads=4)
-    model = FAMILIES[family].model_class(scratch_config(described, vocab_size=128, eos_id=0, sequence_length=WINDOW))
+    known, config = scratch(family, 4, 64, 128, WINDOW, heads=4)
+    model = known.model_class(config)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98))
     draw = torch.Generator().manual_seed(1)
 
@@ -112,6 +106,6 @@ def trained_model(family: str) -> tuple:
 
 if __name__ == "__main__":
     logging.disable(logging.WARNING)
-    print("\n".join([*table(WIDTH, WIDTH_TARGETS, random_models(3)), "", *table(DEPTH, DEPTH_TARGETS, random_models(4)), ""]))
+    print(table_of(WIDTH, WIDTH_TARGETS, random_models(3)), table_of(DEPTH, DEPTH_TARGETS, random_models(4)), "", sep="\n\n")
     trained = {f"trained {family}": trained_model(family) for family in TRAINED}
-    print("\n".join([*table(WIDTH, TRAINED_WIDTHS, trained), "", *table(DEPTH, TRAINED_DEPTHS, trained)]))
+    print(table_of(WIDTH, TRAINED_WIDTHS, trained), table_of(DEPTH, TRAINED_DEPTHS, trained), sep="\n\n")

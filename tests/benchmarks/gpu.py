@@ -23,21 +23,14 @@ from typing import NoReturn
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 from torch.profiler import ProfilerActivity, profile
-from transformers import PreTrainedModel
 
-from pipeline.data.objectives import IGNORED
-from pipeline.families import FAMILIES, ActiveLayers, Family, scratch_config, target_config
 from pipeline.flops.activations import activation_bytes
 from pipeline.flops.counts import ForwardFlops, training_step
 from pipeline.flops.peaks import find_peak
-from pipeline.growth.initialization import initialized
 from pipeline.growth.memory import rank_bytes
-from pipeline.growth.plan import plan_growth
-from pipeline.growth.sources import open_source
-from pipeline.recipe import GrowthConfig, ModelConfig, OptimizerConfig, TargetConfig
-from tests.benchmarks.made_up import SCORED, ids_and_labels
+from tests.benchmarks.gpu_ways import WAYS, Batch, Model, Way, configuration
+from tests.benchmarks.made_up import SCORED
 from tests.benchmarks.measuring import MIB, part_parser, publish, say, table, table_row, zero_json
 from tests.benchmarks.memory import anonymous
 
@@ -46,33 +39,8 @@ SECONDS = 420.0
 GROWTH_SHARE = 0.15
 """Of the seconds, kept for growth."""
 PROFILED_STEPS = 3
-VARIANTS = 64
 FILLED = 0.8
 """Share of the device's memory that a batch may come to."""
-LEARNING_RATE = 1e-4
-CLIPPING = zero_json(1)["gradient_clipping"]
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model to train, and the most sequences of one step."""
-
-    family: str
-    layers: int
-    hidden: int
-    length: int
-    sequences: int
-    vocabulary: int
-
-    @property
-    def name(self) -> str:
-        """What it is called in the tables."""
-        return f"{self.family} {{{self.layers}, {self.hidden}}}"
-
-    @property
-    def key(self) -> str:
-        """What it is called on the command line."""
-        return f"{self.family}-{self.layers}x{self.hidden}"
 
 
 @dataclass(frozen=True)
@@ -109,59 +77,8 @@ QUICK = Size(
 )
 
 
-@dataclass(frozen=True)
-class Way:
-    """How a model is trained."""
-
-    name: str
-    zero: int | None
-    """DeepSpeed's stage under our engine; None for a bare loop."""
-    compiled: bool
-    fair: bool = False
-    """A bare loop with what ours has: `fair_step`."""
-
-    @property
-    def step(self) -> Callable[["Model", "Batch", "Way"], tuple[Callable[[], None], Callable[[], None]]]:
-        """What makes its step."""
-        if self.zero is not None:
-            return our_step
-        return fair_step if self.fair else bare_step
-
-
-WAYS = {
-    "zero1-compiled": Way("ours, ZeRO 1, compiled", 1, True),
-    "fair": Way("fair: bare PyTorch, bf16, layers and loss compiled", None, True, fair=True),
-    "zero1": Way("ours, ZeRO 1", 1, False),
-    "zero3-compiled": Way("ours, ZeRO 3, compiled", 3, True),
-    "zero3": Way("ours, ZeRO 3", 3, False),
-    "bare": Way("bare PyTorch", None, False),
-    "bare-compiled": Way("bare PyTorch, compiled whole", None, True),
-}
 WANTED = (("zero1-compiled", "fair"), ("zero1", "zero3-compiled"), ("zero3", "bare"), ("bare-compiled",))
 """The most wanted ways first, those of one group for each model in turn."""
-
-
-class Batch:
-    """Ids and labels that say nothing, on the device; a masked model scores some of them."""
-
-    def __init__(self, model: Model, family: Family, sequences: int, device: torch.device) -> None:
-        ids, labels = ids_and_labels(family.objective, sequences, model.length, model.vocabulary)
-        self.ids, self.labels = ids.to(device), labels.to(device)
-        self.places = (labels.flatten() != IGNORED).nonzero().squeeze(1).to(device)
-        self.scored = int((labels != IGNORED).sum())
-
-
-def configuration(model: Model) -> tuple[Family, object]:
-    """Return the family and the configuration of a model with heads of 64 channels, or of 32 where it is small."""
-    described = ModelConfig(
-        family=model.family,
-        hidden_size=model.hidden,
-        num_hidden_layers=model.layers,
-        num_attention_heads=max(2, model.hidden // 64),
-    )
-    config = scratch_config(described, model.vocabulary, 0, model.length)
-    config._attn_implementation = "sdpa"
-    return FAMILIES[model.family], config
 
 
 def sequences_that_fit(model: Model, device: torch.device) -> int:
@@ -183,97 +100,6 @@ def sequences_that_fit(model: Model, device: torch.device) -> int:
             break
         sequences //= 2
     return sequences
-
-
-# --- ways of training -----------------------------------------------------------------------------
-
-
-def our_step(model: Model, batch: Batch, way: Way) -> tuple[Callable[[], None], Callable[[], None]]:
-    """Return what takes a step of our engine in bf16, and what gives its memory back."""
-    # Here alone, so that the bare loop is measured where DeepSpeed is not installed.
-    from pipeline.training.engine import build
-    from pipeline.training.parameter_groups import cut
-    from tests.benchmarks.training import take_step
-
-    family, config = configuration(model)
-    ds_config = zero_json(way.zero, len(batch.ids), half=True)
-    optimizer, blocks = OptimizerConfig(lr=LEARNING_RATE), cut(model.layers, [])
-    trained = build(family, config, initialized(family, config, 1), ds_config, optimizer, blocks, "sdpa", compile=way.compiled)
-    whole = ActiveLayers.whole(model.layers)
-    return lambda: take_step(trained, whole, batch.ids, batch.labels, batch.places), trained.close
-
-
-def bare_step(model: Model, batch: Batch, way: Way) -> tuple[Callable[[], None], Callable[[], None]]:
-    """Return what takes a step of a plain loop, and what gives its memory back.
-
-    fp32 weights under bf16 autocast, fused AdamW, clipping by norm. Compiled, it is traced whole, as a script that calls
-    torch.compile once does it; GPT-2 then hands attention a mask, and so loses its fastest kernels.
-    """
-    plain, logits, labels = plain_model(model, batch)
-    optimizer = torch.optim.AdamW(plain.parameters(), lr=LEARNING_RATE, fused=True)
-
-    def mean_loss(ids: torch.Tensor) -> torch.Tensor:
-        return cross_entropy(logits(ids).float(), labels)
-
-    called = torch.compile(mean_loss) if way.compiled else mean_loss
-
-    def step() -> None:
-        with torch.autocast(batch.ids.device.type, torch.bfloat16):
-            loss = called(batch.ids)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(plain.parameters(), CLIPPING)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step, lambda: None
-
-
-def fair_step(model: Model, batch: Batch, way: Way) -> tuple[Callable[[], None], Callable[[], None]]:
-    """Return what takes a step of a bare loop that lacks nothing that ours has, and what gives its memory back.
-
-    bf16 weights with fp32 masters, each layer compiled by itself and so with its attention's fastest kernels, the loss
-    compiled, fused AdamW, clipping by norm.
-    """
-    plain, logits, labels = plain_model(model, batch)
-    masters = [weight.detach().clone().requires_grad_() for weight in plain.parameters()]
-    weights = list(plain.to(torch.bfloat16).parameters())
-    # As many forms of a layer as ours may have: past the limit a layer would run uncompiled, and say so in a warning alone.
-    torch._dynamo.config.recompile_limit = VARIANTS
-    for layer in plain.get_submodule(FAMILIES[model.family].layers):
-        layer.forward = torch.compile(layer.forward)
-    mean_loss = torch.compile(lambda scores, labels: cross_entropy(scores.float(), labels))
-    optimizer = torch.optim.AdamW(masters, lr=LEARNING_RATE, fused=True)
-    for master in masters:
-        master.grad = torch.zeros_like(master)
-    gradients = [master.grad for master in masters]
-
-    def step() -> None:
-        mean_loss(logits(batch.ids), labels).backward()
-        torch._foreach_copy_(gradients, [weight.grad for weight in weights])
-        for weight in weights:
-            weight.grad = None
-        torch.nn.utils.clip_grad_norm_(masters, CLIPPING)
-        optimizer.step()
-        with torch.no_grad():
-            torch._foreach_copy_(weights, masters)
-
-    return step, lambda: None
-
-
-def plain_model(model: Model, batch: Batch) -> tuple[PreTrainedModel, Callable[[torch.Tensor], torch.Tensor], torch.Tensor]:
-    """Return a model in fp32, what gives the logits of what is scored, and their labels."""
-    family, config = configuration(model)
-    with batch.ids.device:
-        plain = family.model_class(config).train()
-    places = (batch.labels.flatten() != IGNORED).nonzero().squeeze(1)
-
-    def logits(ids: torch.Tensor) -> torch.Tensor:
-        if family.objective == "clm":
-            return plain(input_ids=ids, use_cache=False).logits.flatten(0, 1)
-        # The head on the scored positions alone, as ours.
-        return plain.cls(plain.bert(input_ids=ids).last_hidden_state.flatten(0, 1)[places])
-
-    return plain, logits, batch.labels.flatten()[places]
 
 
 # --- rows -----------------------------------------------------------------------------------------
@@ -452,33 +278,22 @@ def speeds(rows: Sequence[tuple[Model, str]], size: Size, device: torch.device, 
 
 def growing(size: Size, device: torch.device, out: Path | None) -> int:
     """Publish the peak of growing into ZeRO-3 partitions against a fresh engine's; return the difference in bytes."""
-    import deepspeed
-
-    from pipeline.training.engine import build
-    from pipeline.training.optimizer import build_optimizer, optimizer_groups
-    from pipeline.training.parameter_groups import cut
+    # Here alone, as `our_step` imports it.
+    from tests.benchmarks.live_growth import fresh_engine, grown_model, planned
 
     model, (layers, hidden) = size.growth
     family, small = configuration(model)
-    ds_config, blocks = zero_json(3, half=True), cut(layers, [])
+    ds_config = zero_json(3, half=True)
     with tempfile.TemporaryDirectory() as directory:
         family.model_class(small).to(torch.bfloat16).save_pretrained(directory)
-        source = open_source(Path(directory))
-        config = target_config(source.config, TargetConfig(hidden_size=hidden, num_hidden_layers=layers))
-        state = plan_growth(source.config, config, GrowthConfig(width="fpi", depth="last_layer"), 1).grow(source.state)
+        source, config, plan = planned(Path(directory), layers, hidden)
 
         def fresh() -> tuple[nn.Module, Callable[[], None]]:
-            """As a script does it: DeepSpeed's zero.Init, and Hugging Face's own initialization in it."""
-            with deepspeed.zero.Init(config_dict_or_path=ds_config):
-                plain = family.model_class(config)
-            graph = family.graph(config)
-            groups = optimizer_groups(plain, graph, blocks, OptimizerConfig())
-            optimizer = build_optimizer(graph, groups, OptimizerConfig(), ds_config)
-            engine, *_ = deepspeed.initialize(model=plain, optimizer=optimizer, config=ds_config)
+            engine = fresh_engine(family, config, ds_config)
             return engine.module, engine.destroy
 
         def grown() -> tuple[nn.Module, Callable[[], None]]:
-            trained = build(family, config, state, ds_config, OptimizerConfig(), blocks, "sdpa")
+            trained = grown_model(source, config, plan, ds_config)
             return trained.module, trained.close
 
         rows, peaks = [], []

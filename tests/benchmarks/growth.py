@@ -24,14 +24,11 @@ from transformers import GPT2Config, LlamaConfig, PretrainedConfig
 from transformers.initialization import no_init_weights
 
 from pipeline.common.quiet import quieten
-from pipeline.families import FAMILIES, target_config
-from pipeline.growth.huggingface import open_huggingface
+from pipeline.families import FAMILIES
 from pipeline.growth.huggingface_sink import write_huggingface
-from pipeline.growth.plan import GrowthPlan, plan_growth
-from pipeline.growth.state import Source, flat
+from pipeline.growth.state import flat
 from pipeline.growth.streaming import CHUNK_ELEMENTS
-from pipeline.recipe import GrowthConfig, TargetConfig
-from tests.benchmarks.live_growth import started
+from tests.benchmarks.live_growth import planned, started
 from tests.benchmarks.measuring import MIB, ROOT, Cost, cost_of, in_turn, measured, part_parser, publish, table
 from tests.forked import context
 
@@ -82,13 +79,6 @@ def llama(layers: int, hidden: int) -> LlamaConfig:
         max_position_embeddings=2048,
         tie_word_embeddings=False,
     )
-
-
-def planned(directory: Path, layers: int, hidden: int) -> tuple[Source, PretrainedConfig, GrowthPlan]:
-    """Return the source in `directory` and its growth by FPI and silent layers, without noise."""
-    source = open_huggingface(directory)
-    target = target_config(source.config, TargetConfig(hidden_size=hidden, num_hidden_layers=layers))
-    return source, target, plan_growth(source.config, target, GrowthConfig(width="fpi", depth="last_layer"), 0)
 
 
 def both_whole(directory: Path, layers: int, hidden: int) -> dict[str, torch.Tensor]:

@@ -18,15 +18,14 @@ import torch
 from data_prep.shards import Shard
 from pipeline.common import keyed
 from pipeline.data.batches import Batches
-from pipeline.data.objectives import CausalObjective, MaskedObjective, Objective
-from pipeline.families import FAMILIES, scratch_config
+from pipeline.data.objectives import CausalObjective, MaskedObjective
 from pipeline.growth.initialization import initialized
-from pipeline.recipe import ModelConfig, OptimizerConfig
+from pipeline.recipe import OptimizerConfig
 from pipeline.training import distributed
 from pipeline.training.engine import build
 from pipeline.training.losses import summed_loss
 from pipeline.training.parameter_groups import cut
-from tests.benchmarks.made_up import batches, corpus
+from tests.benchmarks.made_up import batches, corpus, scratch
 from tests.benchmarks.measuring import MIB, publish, table, zero_json
 from tests.ranks import run_ranks
 from tests.shards import write_shard
@@ -67,9 +66,11 @@ class Simulated:
         return np.empty(0, dtype=np.int64)
 
 
-def objective(kind: str, length: int) -> Objective:
-    """Return the objective of that name."""
-    return CausalObjective(length) if kind == "clm" else MaskedObjective(length, _VOCABULARY, 2, 4, _SPECIAL)
+def loaded_from(directory: Path, kind: str, length: int, *, within_documents: bool = False) -> Batches:
+    """Return the batches of a folder's shards for the objective of that name."""
+    objective = CausalObjective(length) if kind == "clm" else MaskedObjective(length, _VOCABULARY, 2, 4, _SPECIAL)
+    shards = [Shard(path.with_suffix("")) for path in sorted(directory.glob("*.idx"))]
+    return batches(shards, objective, within_documents=within_documents)
 
 
 def first_batch(windows: int, corpora: int) -> tuple[float, float]:
@@ -118,9 +119,7 @@ def write_shards(directory: Path, count: int, tokens: int) -> Path:
 
 def loading(directory: Path, kind: str, length: int, seconds: float, *, within_documents: bool = False) -> float:
     """Return the loader's tokens a second, from shards on disk in shuffled order."""
-    wanted = objective(kind, length)
-    shards = [Shard(path.with_suffix("")) for path in sorted(directory.glob("*.idx"))]
-    loaded = batches(shards, wanted, within_documents=within_documents)
+    loaded = loaded_from(directory, kind, length, within_documents=within_documents)
     return tokens_per_second(
         lambda step: loaded.training(np.arange(step * _SEQUENCES, (step + 1) * _SEQUENCES)), _SEQUENCES * length, seconds
     )
@@ -131,14 +130,10 @@ def training(directory: Path, length: int, seconds: float, *, half: bool) -> flo
 
     In bf16, or in fp32, which on a CPU may be the faster.
     """
-    family = FAMILIES["gpt2"]
-    model = ModelConfig(family="gpt2", hidden_size=128, num_hidden_layers=4, num_attention_heads=4)
-    config = scratch_config(model, _VOCABULARY, 0, length)
+    family, config = scratch("gpt2", 4, 128, _VOCABULARY, length, heads=4)
     ds_config = zero_json(3, _SEQUENCES, half=half)
     trained = build(family, config, initialized(family, config, 1), ds_config, OptimizerConfig(), cut(4, []), "eager")
-    wanted = objective("clm", length)
-    shards = [Shard(path.with_suffix("")) for path in sorted(directory.glob("*.idx"))]
-    loaded = batches(shards, wanted)
+    loaded = loaded_from(directory, "clm", length)
 
     def step(number: int) -> None:
         batch = loaded.training(np.arange(number * _SEQUENCES, (number + 1) * _SEQUENCES))

@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import signal
-import socket
 import statistics
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
 from data_prep.shards import bin_path
 from tests.benchmarks.measuring import ROOT, in_turn, part_parser, publish, table, zero_json
 from tests.data_prep.prose import made_up_texts
+from tests.ranks import environments
 
 BARE = Path(__file__).parent / "theirs" / "bare_deepspeed.py"
 CLOCKS = ("CPU", "wall")
@@ -150,17 +150,13 @@ def until(words: Sequence[object], ranks: int, told: Path) -> tuple[float, float
 @contextmanager
 def started(words: Sequence[object], ranks: int) -> Iterator[list[tuple[psutil.Popen, object]]]:
     """Start each rank of a Python program, as a launcher would; behind the block they are gone. Yields what each says, too."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"WORLD_SIZE": str(ranks), "LOCAL_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     # Launchers give each rank on a CPU its share of the cores.
-    common["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // ranks))
+    common = {"LOCAL_SIZE": str(ranks), "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // ranks))}
     with ExitStack() as stack:
         processes = []
-        for rank in range(ranks):
+        for told in environments(ranks):
             said = stack.enter_context(tempfile.NamedTemporaryFile())
-            environment = os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            environment = os.environ | told | common
             # Python keeps what it compiled of a package from one start to the next unless it is told not to.
             environment.pop("PYTHONDONTWRITEBYTECODE", None)
             process = psutil.Popen(

@@ -22,16 +22,16 @@ from transformers import PretrainedConfig
 from pipeline.common import keyed
 from pipeline.data.batches import Batches, rank_samples
 from pipeline.data.objectives import IGNORED, CausalObjective
-from pipeline.families import FAMILIES, ActiveLayers, scratch_config
+from pipeline.families import ActiveLayers
 from pipeline.flops.counts import ForwardFlops, training_step
 from pipeline.growth.initialization import initialized
-from pipeline.recipe import ModelConfig, OptimizerConfig, Recipe, TrainStage
+from pipeline.recipe import OptimizerConfig, Recipe, TrainStage
 from pipeline.training import distributed
 from pipeline.training.engine import TrainedModel, build
 from pipeline.training.loop.running import draw_depths, running, scoring
 from pipeline.training.losses import summed_loss
 from pipeline.training.parameter_groups import cut
-from tests.benchmarks.made_up import batches, ids_and_labels
+from tests.benchmarks.made_up import batches, ids_and_labels, scratch
 from tests.benchmarks.measuring import in_turn, part_parser, publish, table, zero_json
 from tests.distributed.steps import trainer_of
 from tests.ranks import run_ranks
@@ -68,17 +68,10 @@ QUICK = Size(64, 16, 2, 1, 6, ((3, 1), (3, 2)))
 
 def model(family_name: str, hidden: int, length: int, sequences: int, stage: int, precision: str = "fp32") -> TrainedModel:
     """Return a model of 12 layers in its engine, which takes one micro-batch a step."""
-    family = FAMILIES[family_name]
-    described = ModelConfig(family=family_name, hidden_size=hidden, num_hidden_layers=LAYERS, num_attention_heads=heads(hidden))
-    config = scratch_config(described, VOCABULARY, 0, length)
+    family, config = scratch(family_name, LAYERS, hidden, VOCABULARY, length)
     ds_config = zero_json(stage, sequences, distributed.world_size(), half=PRECISIONS[precision])
     groups = cut(LAYERS, [TrainStage(name="submodels", submodel_layers=PER_BLOCK, steps=1)])
     return build(family, config, initialized(family, config, 1), ds_config, OptimizerConfig(), groups, "sdpa")
-
-
-def heads(hidden: int) -> int:
-    """Heads of 64 channels, or two where that is too many."""
-    return max(2, hidden // 64)
 
 
 def batch(trained: TrainedModel, length: int, sequences: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -132,22 +125,13 @@ def section_times(family_name: str, precision: str, size: Size) -> list[list[obj
     length, sequences = size.length, 2 * size.sequences
     trained = model(family_name, size.hidden, length, sequences, 1, precision)
     ids, labels = batch(trained, length, sequences)
-    ways = [
-        ActiveLayers.whole(LAYERS),
-        *(ActiveLayers.top(depth, PER_BLOCK) for depth in range(PER_BLOCK, LAYERS + 1, PER_BLOCK)),
-    ]
+    submodels = [ActiveLayers.top(depth, PER_BLOCK) for depth in range(PER_BLOCK, LAYERS + 1, PER_BLOCK)]
+    ways = [ActiveLayers.whole(LAYERS), *submodels]
     _, *times = over_the_first([lambda active=active: step(trained, active, ids, labels) for active in ways], size.rounds)
-    whole, *flops = (
-        training_step(
-            ForwardFlops.of(trained.config),
-            length,
-            ids.numel(),
-            scored=int((labels != IGNORED).sum()),
-            active=active,
-        ).executed_total
-        for active in ways
-    )
-    rows = [(str(active.depth), taken, count / whole) for active, taken, count in zip(ways[1:], times, flops, strict=True)]
+    forward, scored = ForwardFlops.of(trained.config), int((labels != IGNORED).sum())
+    counts = [training_step(forward, length, ids.numel(), scored=scored, active=active).executed_total for active in ways]
+    whole, *flops = counts
+    rows = [(str(active.depth), taken, count / whole) for active, taken, count in zip(submodels, times, flops, strict=True)]
     # Each depth is drawn as often as the others.
     rows.append(("drawn", statistics.mean(times), statistics.mean(flops) / whole))
     return [[f"{family_name}, {precision}", depth, taken, share, taken / share] for depth, taken, share in rows]
@@ -270,16 +254,11 @@ def the_loop(
 ) -> Callable[[], object]:
     """Return what takes the next step of our loop over `steps` steps."""
     batch_size = sequences * distributed.world_size()
-    sizes = {
-        "family": "gpt2",
-        "hidden_size": trained.sizes.hidden_size,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": trained.sizes.num_attention_heads,
-    }
+    sizes = {key: getattr(trained.sizes, key) for key in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
     recipe = Recipe(
         run_dir=str(directory),
         data={"shards": "unused", "sequence_length": length},
-        source={"model": sizes, "steps": steps},
+        source={"model": {"family": "gpt2"} | sizes, "steps": steps},
         target={"hidden_size": trained.sizes.hidden_size},
         stages=[{"name": "unused", "steps": 1}],
     )

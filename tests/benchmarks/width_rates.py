@@ -18,14 +18,14 @@ from pipeline.common.quiet import quieten
 from pipeline.data.batches import Batches
 from pipeline.data.objectives import CausalObjective
 from pipeline.deepspeed.zero_layout import PartitionSlice
-from pipeline.families import FAMILIES, graph_of, scratch_config
+from pipeline.families import FAMILIES, graph_of
 from pipeline.growth.initialization import initialized
-from pipeline.recipe import ModelConfig, OptimizerConfig, ScheduleConfig
+from pipeline.recipe import OptimizerConfig, ScheduleConfig
 from pipeline.training.muon import FreezableMuon
 from pipeline.training.optimizer import build_optimizer, optimizer_groups
 from pipeline.training.parameter_groups import cut
 from pipeline.training.plan.schedule import rate_factor
-from tests.benchmarks.made_up import batches
+from tests.benchmarks.made_up import batches, scratch
 from tests.benchmarks.measuring import add_text, described, part_parser, publish, say, table, table_row
 from tests.shards import MemoryShard
 
@@ -86,14 +86,8 @@ class Trial:
         return [(one - other).square().mean().sqrt().item() for one, other in zip(after, before, strict=True)]
 
     def _built(self) -> tuple[nn.Module, torch.optim.Optimizer]:
-        model_config = ModelConfig(
-            family=_FAMILY.name,
-            hidden_size=self.width,
-            num_hidden_layers=_LAYERS,
-            num_attention_heads=max(1, self.width // _HEAD),
-            **self.model,
-        )
-        config = scratch_config(model_config, _VOCABULARY, 0, _LENGTH)
+        heads = max(1, self.width // _HEAD)
+        _, config = scratch(_FAMILY.name, _LAYERS, self.width, _VOCABULARY, _LENGTH, heads=heads, **self.model)
         graph, model = graph_of(config), _FAMILY.model_class(config)
         with torch.no_grad():
             for name, rows in initialized(_FAMILY, config, 1).items():
@@ -168,8 +162,7 @@ def grid(
     out: Path | None, rule: str, name: str, size: Size, data: tuple[Batches, Batches], model: Mapping[str, object]
 ) -> list[int]:
     """Say a table of losses row by row; return the place of each width's best rate."""
-    head: list[object] = ["hidden_size", *(f"{rate:.4g}" for rate in size.rates), "minutes"]
-    say(out, "\n".join(map(table_row, [head, [":--"] + ["--:"] * (len(head) - 1)])) + "\n")
+    say(out, table(["hidden_size", *(f"{rate:.4g}" for rate in size.rates), "minutes"], []) + "\n")
     best = [len(size.rates) // 2]
     for width in size.widths:
         began = time.perf_counter()
@@ -217,13 +210,8 @@ def main() -> None:
     for rule in arguments.rules:
         heading = f"{name}, width_rates {rule}" + ("" if rule == "none" else f", base_width {_BASE}")
         if "moves" in arguments.parts:
-            rows = [
-                [
-                    str(width),
-                    *Trial(width, OptimizerConfig(name=name, lr=_MOVED_RATE, **options(rule)), model).moves(*data, _MOVED),
-                ]
-                for width in size.widths
-            ]
+            chosen = OptimizerConfig(name=name, lr=_MOVED_RATE, **options(rule))
+            rows = [[str(width), *Trial(width, chosen, model).moves(*data, _MOVED)] for width in size.widths]
             publish(
                 out,
                 f"What {_MOVED} steps change at several widths: {heading}",
