@@ -3,6 +3,8 @@
 import copy
 import json
 import sys
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from deepspeed.runtime.config import DeepSpeedConfig
 from pipeline.common.errors import UserError
 from pipeline.deepspeed.config import SECTIONS
 from pipeline.deepspeed.monitors import monitor_of
-from pipeline.recipe import load_recipe
+from pipeline.recipe import Recipe, load_recipe
 from pipeline.recipe.ds_features import ABSENT
 from pipeline.recipe.ds_file import MONITORS, _DeepSpeedFile
 from pipeline.training import ds_config
@@ -32,6 +34,11 @@ from pipeline.training.toolchain import check_toolchain
 ROOT = Path(__file__).parents[3]
 
 
+@cache
+def quickstart(overrides: tuple[str, ...]) -> Recipe:
+    return load_recipe(ROOT / "launch" / "recipes" / "quickstart.yaml", list(overrides))
+
+
 @pytest.fixture
 def resolve(tmp_path, monkeypatch):
     """Resolve a configuration for the quickstart's recipe on two ranks, on a machine that lacks nothing for compiling."""
@@ -41,7 +48,7 @@ def resolve(tmp_path, monkeypatch):
     def load(config: dict, *overrides: str, ranks: int = 2) -> dict:
         path = tmp_path / "ds.json"
         path.write_text(json.dumps(config))
-        return load_ds_config(path, load_recipe(ROOT / "launch" / "recipes" / "quickstart.yaml", list(overrides)), ranks)
+        return load_ds_config(path, quickstart(overrides), ranks)
 
     return load
 
@@ -81,7 +88,11 @@ def test_a_batch_is_refused_by_where_it_is_named(resolve, tmp_path):
             resolve(config, *words, ranks=3)
 
 
-ZERO3, BF16 = {"zero_optimization": {"stage": 3}}, {"bf16": {"enabled": True}}
+def zero(stage: object, **keys: object) -> dict[str, dict[str, object]]:
+    return {"zero_optimization": {"stage": stage, **keys}}
+
+
+ZERO3, BF16 = zero(3), {"bf16": {"enabled": True}}
 OPTIMIZER_ON_DISK = {"device": "nvme", "nvme_path": "disk"}
 
 
@@ -92,22 +103,22 @@ OPTIMIZER_ON_DISK = {"device": "nvme", "nvme_path": "disk"}
         ({"scheduler": {"type": "WarmupLR"}}, "scheduler: belongs in `schedule` of the recipe"),
         ({"activation_checkpointing": {}}, "belongs in `activation_checkpointing` of the recipe"),
         ({"flops_profiler": {"enabled": True}}, "belongs in `flops` of the recipe"),
-        ({"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}}, "nvme is not supported with growth"),
-        ({"zero_optimization": {"stage": 2, "offload_optimizer": OPTIMIZER_ON_DISK}}, "nvme goes with ZeRO stage 3, not 2"),
-        ({"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme"}}}, "nvme_path: the key is missing"),
-        ({"zero_optimization": {"stage": 0, "offload_optimizer": {"device": "cpu"}}}, "cpu goes with ZeRO stage 1 or 2 or 3"),
-        ({"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}, "offload_param.device: cpu goes with ZeRO"),
-        ({"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 3}}, "divide the number of ranks, 2"),
-        ({"zero_optimization": {"stage": 2, "zero_hpz_partition_size": 2}}, "needs ZeRO stage 3"),
-        ({"zero_optimization": {"stage": 3, "mics_shard_size": 2}}, "mics_shard_size"),
-        ({"zero_optimization": {"stage": 2, "round_robin_gradients": True}}, "round_robin_gradients: DeepSpeed then writes"),
-        ({"zero_optimization": {"stage": "auto"}}, "zero_optimization.stage: 0, 1, 2 or 3 is expected (got 'auto')"),
-        ({"zero_optimization": {"stage": 2, "compute_grad_norm": False}}, "zero_optimization.compute_grad_norm"),
+        (zero(3, offload_param={"device": "nvme"}), "nvme is not supported with growth"),
+        (zero(2, offload_optimizer=OPTIMIZER_ON_DISK), "nvme goes with ZeRO stage 3, not 2"),
+        (zero(3, offload_optimizer={"device": "nvme"}), "nvme_path: the key is missing"),
+        (zero(0, offload_optimizer={"device": "cpu"}), "cpu goes with ZeRO stage 1 or 2 or 3"),
+        (zero(2, offload_param={"device": "cpu"}), "offload_param.device: cpu goes with ZeRO"),
+        (zero(3, zero_hpz_partition_size=3), "divide the number of ranks, 2"),
+        (zero(2, zero_hpz_partition_size=2), "needs ZeRO stage 3"),
+        (zero(3, mics_shard_size=2), "mics_shard_size"),
+        (zero(2, round_robin_gradients=True), "round_robin_gradients: DeepSpeed then writes"),
+        (zero("auto"), "zero_optimization.stage: 0, 1, 2 or 3 is expected (got 'auto')"),
+        (zero(2, compute_grad_norm=False), "zero_optimization.compute_grad_norm"),
         ({"gradient_clipping": -1}, "gradient_clipping: a number from 0 on"),
         ({"gradient_clipping": 10**400}, "gradient_clipping: a number from 0 on"),
         ({"train_batch_size": 10**400}, 'train_batch_size: a positive number or "auto" is expected, at most 2147483647'),
         ({"train_batch_size": 2**31}, 'train_batch_size: a positive number or "auto" is expected, at most 2147483647'),
-        ({"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu", "ratio": 0.5}}}, "offload_optimizer.ratio"),
+        (zero(3, offload_optimizer={"device": "cpu", "ratio": 0.5}), "offload_optimizer.ratio"),
         ({"bf16": {"enabled": True, "bf16_master_weights_and_grads": True}}, "masters are float32"),
         ({"fp16": {"enabled": True, "fp16_master_weights_and_grads": True}}, "masters are float32"),
         # What DeepSpeed itself refuses.
@@ -148,24 +159,15 @@ OPTIMIZER_ON_DISK = {"device": "nvme", "nvme_path": "disk"}
         ({"checkpoint": {"tag_validation": "maybe"}}, "checkpoint.tag_validation: Input should be 'ignore', 'warn' or 'fail'"),
         ({"checkpoint": {"parallel_write": {"pipeline_stage": 3}}}, "pipeline_stage: Input should be a valid boolean"),
         ({"checkpoint": {"writers": {"type": "fast"}}}, "unknown key 'checkpoint.writers'"),
-        (
-            {"zero_optimization": {"stage": 3, "stage3_module_granularity_threshold": "x"}},
-            "granularity_threshold: Input should",
-        ),
-        (
-            {"zero_optimization": {"stage": 3, "zero_module_granularity_threshold": 1}},
-            "unknown key 'zero_optimization.zero_mod",
-        ),
-        ({"zero_optimization": {"stage": 3, "leaf_module": 1}}, "zero_optimization: DeepSpeed refuses it: leaf_module"),
-        (
-            {"zero_optimization": {"stage": 2, "cpu_offload": True}},
-            "cpu_offload: DeepSpeed has replaced it; use offload_optimizer",
-        ),
-        ({"zero_optimization": {"stage": True}}, "zero_optimization.stage: 0, 1, 2 or 3 is expected (got True)"),
-        ({"zero_optimization": {"stage": 3, "reduce_bucket_size": 0}}, "reduce_bucket_size: Input should be greater than 0"),
-        ({"zero_optimization": {"stage": 3, "reduce_bucket_size": 10**30}}, "reduce_bucket_size: a whole number of 64 bits"),
-        ({"zero_optimization": {"stage": 1, "allgather_bucket_size": 7}}, "allgather_bucket_size: an even number is expected"),
-        ({"zero_optimization": {"stage": 1, "legacy_stage1": True}}, "legacy_stage1: DeepSpeed has had another stage 1"),
+        (zero(3, stage3_module_granularity_threshold="x"), "granularity_threshold: Input should"),
+        (zero(3, zero_module_granularity_threshold=1), "unknown key 'zero_optimization.zero_mod"),
+        (zero(3, leaf_module=1), "zero_optimization: DeepSpeed refuses it: leaf_module"),
+        (zero(2, cpu_offload=True), "cpu_offload: DeepSpeed has replaced it; use offload_optimizer"),
+        (zero(True), "zero_optimization.stage: 0, 1, 2 or 3 is expected (got True)"),
+        (zero(3, reduce_bucket_size=0), "reduce_bucket_size: Input should be greater than 0"),
+        (zero(3, reduce_bucket_size=10**30), "reduce_bucket_size: a whole number of 64 bits"),
+        (zero(1, allgather_bucket_size=7), "allgather_bucket_size: an even number is expected"),
+        (zero(1, legacy_stage1=True), "legacy_stage1: DeepSpeed has had another stage 1"),
         ({"aio": {"block_size": 1 << 31}}, "aio.block_size: Input should be less than 2147483648"),
         ({"fp16": {"loss_scale": "big"}}, "fp16.loss_scale: fp16.loss_scale must be a number"),
         ({"tensorboard": {"enabled": "perhaps"}}, "tensorboard.enabled: Input should be a valid boolean"),
@@ -190,8 +192,9 @@ def keys() -> list[tuple[str, ...]]:
     return found
 
 
-@pytest.mark.parametrize("key", keys(), ids=".".join)
-def test_any_value_of_any_key_is_taken_or_refused_in_one_sentence(resolve, key):
+def refusals(resolve, key: Sequence[str]) -> list[str]:
+    """The sentences by which values of a key are refused."""
+    found = []
     for value in WRONG:
         config = copy.deepcopy(ZERO3)
         place = config
@@ -201,7 +204,13 @@ def test_any_value_of_any_key_is_taken_or_refused_in_one_sentence(resolve, key):
         try:
             resolve(config)
         except UserError as error:
-            assert "ds.json: " in str(error) and "\n" not in str(error)
+            found.append(str(error))
+    return found
+
+
+@pytest.mark.parametrize("key", keys(), ids=".".join)
+def test_any_value_of_any_key_is_taken_or_refused_in_one_sentence(resolve, key):
+    assert all("ds.json: " in sentence and "\n" not in sentence for sentence in refusals(resolve, key))
 
 
 def test_what_deepspeed_reads_of_a_value_is_what_the_run_goes_by(resolve):
@@ -213,19 +222,19 @@ def test_what_deepspeed_reads_of_a_value_is_what_the_run_goes_by(resolve):
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_what_deepspeed_would_wait_for_in_every_step_is_off_unless_the_file_asks_for_it(resolve, stage):
-    zero, written = {"zero_optimization": {"stage": stage}}, BF16
-    config = resolve(zero | written, ranks=1)
+    plain, written = zero(stage), zero(stage) | BF16
+    config = resolve(written, ranks=1)
     assert config["timers"] == {"throughput": {"enabled": False}} and config["bf16"]["check_grad_overflow"] is False
     assert not DeepSpeedConfig(copy.deepcopy(config)).timers_config.enabled
-    assert "check_grad_overflow" not in resolve(zero).get("bf16", {})
+    assert "check_grad_overflow" not in resolve(plain).get("bf16", {})
     asked = {"bf16": {"enabled": True, "check_grad_overflow": True}, "timers": {"throughput": {"synchronized": False}}}
-    config = resolve(zero | asked, ranks=1)
+    config = resolve(plain | asked, ranks=1)
     assert config["timers"] == {"throughput": {"synchronized": False, "enabled": False}}
     assert config["bf16"]["check_grad_overflow"] is True
     asked["timers"] = {"throughput": {"enabled": True}}
-    assert DeepSpeedConfig(resolve(zero | asked, ranks=1)).timers_config.enabled
+    assert DeepSpeedConfig(resolve(plain | asked, ranks=1)).timers_config.enabled
     # A run that was started before this default goes on under it.
-    assert same_run(resolve(zero | written)) == same_run(resolve(zero | asked))
+    assert same_run(resolve(written)) == same_run(resolve(plain | asked))
 
 
 @pytest.mark.parametrize(
@@ -281,7 +290,7 @@ def without_ninja(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
 
 
-NVME = ({"zero_optimization": {"stage": 3, "offload_optimizer": OPTIMIZER_ON_DISK}}, ())
+NVME = (zero(3, offload_optimizer=OPTIMIZER_ON_DISK), ())
 COMPILED = ({}, ("compile=true",))
 
 
@@ -310,7 +319,7 @@ def test_what_compiling_lacks_is_said_by_its_debian_package(resolve, monkeypatch
 
 
 def test_state_on_a_disk_has_buffers_for_what_growth_keeps(resolve):
-    config = {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme", "nvme_path": "auto"}}}
+    config = zero(3, offload_optimizer={"device": "nvme", "nvme_path": "auto"})
     grown = resolve(config, "growth.optimizer_state=grow", "run_dir=here")["zero_optimization"]["offload_optimizer"]
     assert grown["buffer_count"] == 8 and grown["nvme_path"] == "here/nvme"
     assert "buffer_count" not in resolve(config, "run_dir=here")["zero_optimization"]["offload_optimizer"]
@@ -318,12 +327,12 @@ def test_state_on_a_disk_has_buffers_for_what_growth_keeps(resolve):
 
 def test_what_no_step_depends_on_may_change_while_a_run_goes_on(resolve):
     offload = {"device": "nvme", "nvme_path": "auto"}
-    begun = resolve({"zero_optimization": {"stage": 3, "offload_optimizer": offload}}, "run_dir=runs/x")
+    begun = resolve(zero(3, offload_optimizer=offload), "run_dir=runs/x")
     before = copy.deepcopy(begun)
     told = {"steps_per_print": 7, "wall_clock_breakdown": True, "comms_logger": {"enabled": True}, "aio": {"queue_depth": 2}}
-    moved = resolve({"zero_optimization": {"stage": 3, "offload_optimizer": offload}} | told, "run_dir=./moved/x")
+    moved = resolve(zero(3, offload_optimizer=offload) | told, "run_dir=./moved/x")
     assert same_run(moved) == same_run(begun) and begun == before
-    elsewhere = resolve({"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}, "run_dir=runs/x")
+    elsewhere = resolve(zero(2, offload_optimizer={"device": "cpu"}), "run_dir=runs/x")
     assert same_run(elsewhere) == same_run(begun)
     timed = resolve({"zero_optimization": {"stage": 2}, "timers": {"throughput": {"enabled": True}}}, "run_dir=runs/x")
     assert same_run(timed) == same_run(begun)
@@ -406,20 +415,8 @@ def test_every_key_that_the_installed_deepspeed_reads_is_supported_or_refused_wi
     # What is watched is all of it: keys of every way in which DeepSpeed looks.
     assert read >= {"optimizer", "aio", "log_level", "vocabulary_size", "timers", "data_types.param_dtype"}
     assert read >= {"checkpoint.load_universal", "checkpoint.parallel_write.pipeline_stage", "checkpoint.writer"}
-    unknown = []
-    for key in sorted(read):
-        for value in WRONG:
-            config: dict = {}
-            *sections, name = key.split(".")
-            place = config
-            for section in sections:
-                place = place.setdefault(section, {})
-            place[name] = value
-            try:
-                resolve(config)
-            except UserError as error:
-                if "unknown key" in str(error) and f"'{key}'" in str(error):
-                    unknown.append(f"{key}: {error}")
+    refused = {key: refusals(resolve, key.split(".")) for key in sorted(read)}
+    unknown = [each for key, found in refused.items() for each in found if "unknown key" in each and f"'{key}'" in each]
     assert not unknown, "\n".join(unknown)
 
 

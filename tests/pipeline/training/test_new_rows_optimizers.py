@@ -7,6 +7,7 @@ from pipeline.training.adamw import FreezableAdamW
 from pipeline.training.freezing import Freezable
 from pipeline.training.lion import FreezableLion
 from pipeline.training.muon import FreezableMuon
+from tests.pipeline.training.optimizers import PlainLion
 
 ROWS, WIDTH = 7, 4
 NEW = torch.tensor([1, 5, 6])
@@ -23,25 +24,6 @@ OPTIMIZERS = {
     # It steps tables of tokens by AdamW.
     "muon": lambda groups: FreezableMuon(groups, {}, torch.float32, lr=RATE, betas=BETAS, eps=EPS),
 }
-
-
-class PlainLion(torch.optim.Optimizer):
-    """Chen et al. 2023, algorithm 2, line by line."""
-
-    def __init__(self, groups: list[dict]) -> None:
-        super().__init__(groups, {})
-
-    @torch.no_grad()
-    def step(self) -> None:
-        for group in self.param_groups:
-            (weight,) = group["params"]
-            if weight.grad is None:
-                continue
-            m = self.state[weight].get("m", torch.zeros_like(weight))
-            # c = b1 m + (1 - b1) g; w = w - lr (sign(c) + decay w); m = b2 m + (1 - b2) g
-            c = BETAS[0] * m + (1 - BETAS[0]) * weight.grad
-            weight -= group["lr"] * (torch.sign(c) + group["weight_decay"] * weight)
-            self.state[weight]["m"] = BETAS[1] * m + (1 - BETAS[1]) * weight.grad
 
 
 def drawn() -> torch.Tensor:
@@ -66,7 +48,7 @@ def test_new_rows_step_as_a_second_parameter_with_their_rate_and_decay(name):
     weights, *gradients = drawn()
     old, new = (torch.nn.Parameter(weights[rows]) for rows in (OLD, NEW))
     groups = [{"params": [part], "lr": RATE, "weight_decay": DECAY} for part in (old, new)]
-    plain = PlainLion(groups) if name == "lion" else torch.optim.AdamW(groups, betas=BETAS, eps=EPS)
+    plain = PlainLion(groups, BETAS) if name == "lion" else torch.optim.AdamW(groups, betas=BETAS, eps=EPS)
     for (alone, rows), gradient in zip(STEPS, gradients, strict=True):
         settings = optimizer.param_groups[0]["rows"]
         settings["old"]["frozen"] = alone

@@ -1,6 +1,5 @@
 """Optimizers against torch's and by hand: elements of several ages, frozen groups, refused steps; and what decays."""
 
-import itertools
 import math
 from types import SimpleNamespace
 
@@ -9,43 +8,36 @@ import torch
 from deepspeed.ops.op_builder import CPUAdamBuilder
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.deepspeed.zero_layout import PartitionSlice
 from pipeline.families import FAMILIES, graph_of, scratch_config
 from pipeline.recipe import ModelConfig, OptimizerConfig
 from pipeline.training import adamw as adamw_module
 from pipeline.training import muon as muon_module
 from pipeline.training.adamw import FreezableAdamW, OffloadedAdamW
-from pipeline.training.lion import FreezableLion
 from pipeline.training.muon import FreezableMuon, Matrix, newton_schulz, orthogonalize
 from pipeline.training.optimizer import build_optimizer, optimizer_groups
 from pipeline.training.parameter_groups import cut
-from tests.distributed.engines import can_compile, is_built
+from tests.distributed.engines import is_built
 from tests.pipeline.growth.check import small_config
-
-OPTIONS = {"lr": 3e-3, "betas": (0.9, 0.98), "eps": 1e-3, "weight_decay": 0.1}
-SIZE, STEPS = 60, 12
-GENERATOR = torch.Generator().manual_seed(2)
-WEIGHTS, *GRADIENTS = torch.randn(1 + STEPS, SIZE, generator=GENERATOR)
-MOMENTS = torch.randn(SIZE, generator=GENERATOR), torch.rand(SIZE, generator=GENERATOR)
-
-
-def torch_adamw(elements: slice, age: float, **changes) -> torch.Tensor:
-    """Step these elements with torch's AdamW, from restored moments where they have an age."""
-    parameter = WEIGHTS[elements].clone().requires_grad_()
-    adamw = torch.optim.AdamW([parameter], fused=True, **OPTIONS | changes)
-    if age:
-        adamw.state[parameter] = {
-            "step": torch.tensor(age),
-            "exp_avg": MOMENTS[0][elements].clone(),
-            "exp_avg_sq": MOMENTS[1][elements].clone(),
-        }
-    for gradient in GRADIENTS:
-        parameter.grad = gradient[elements].clone()
-        adamw.step()
-    return parameter.detach()
-
-
-COMPILER = pytest.mark.skipif(not can_compile(), reason="no compiler here: Debian's packages g++ and python3-dev have it")
+from tests.pipeline.training.optimizers import (
+    CLOSE,
+    COMPILER,
+    GENERATOR,
+    GRADIENTS,
+    MOMENTS,
+    OPTIONS,
+    SIZE,
+    STEPS,
+    WEIGHTS,
+    adamw_of,
+    lion_of,
+    muon_of,
+    plain_lion,
+    state_at,
+    stepped,
+    torch_adamw,
+    torch_muon,
+    weights,
+)
 
 
 @pytest.fixture(params=["in chunks", pytest.param("compiled", marks=COMPILER)])
@@ -63,44 +55,25 @@ def test_each_element_takes_the_steps_of_its_own_age_rate_and_eps(shape, element
     is_old = (age > 0).float()
     rate, eps = torch.ones(SIZE), torch.ones(SIZE)
     rate[factored], eps[factored] = 0.25, 8.0
-    parameter = WEIGHTS.clone().reshape(shape).requires_grad_()
-    adamw = FreezableAdamW([{"params": [parameter], "frozen": False}], **OPTIONS)
-    adamw.state[parameter] = {
-        "step": age.clone().reshape(shape),
-        "exp_avg": (MOMENTS[0] * is_old).reshape(shape),
-        "exp_avg_sq": (MOMENTS[1] * is_old).reshape(shape),
-        "lr_factor": rate.reshape(shape),
-        "eps_factor": eps.reshape(shape),
-    }
-    for gradient in GRADIENTS:
-        parameter.grad = gradient.clone().reshape(shape)
-        adamw.step()
-    stepped = parameter.detach().flatten()
-    # fp32 rounding over a dozen steps of 3e-3 each.
-    close = {"rtol": 1e-6, "atol": 1e-7}
-    torch.testing.assert_close(stepped[old], torch_adamw(old, 1000.0), **close)
-    torch.testing.assert_close(stepped[new], torch_adamw(new, 0.0), **close)
+    state = {"step": age.clone(), "exp_avg": MOMENTS[0] * is_old, "exp_avg_sq": MOMENTS[1] * is_old}
+    state |= {"lr_factor": rate, "eps_factor": eps}
+    parameter = weights(*shape)
+    adamw = adamw_of(parameter, **{key: value.reshape(shape) for key, value in state.items()})
+    moved = stepped(adamw, parameter).flatten()
+    torch.testing.assert_close(moved[old], torch_adamw(old, 1000.0), **CLOSE)
+    torch.testing.assert_close(moved[new], torch_adamw(new, 0.0), **CLOSE)
     # Decay is lr x weight_decay in both: a rate of a times lr with a decay of 1/a.
     changed = {"lr": 0.25 * OPTIONS["lr"], "weight_decay": OPTIONS["weight_decay"] / 0.25, "eps": 8 * OPTIONS["eps"]}
-    torch.testing.assert_close(stepped[factored], torch_adamw(factored, 0.0, **changed), **close)
+    torch.testing.assert_close(moved[factored], torch_adamw(factored, 0.0, **changed), **CLOSE)
     assert torch.equal(adamw.state[parameter]["step"].flatten(), age + STEPS)
 
 
 def test_a_scalar_step_with_factors_counts_once_a_step(elementwise):
-    parameter = WEIGHTS.clone().requires_grad_()
-    adamw = FreezableAdamW([{"params": [parameter], "frozen": False}], **OPTIONS)
-    adamw.state[parameter] = {
-        "step": torch.tensor(1000.0),
-        "exp_avg": MOMENTS[0].clone(),
-        "exp_avg_sq": MOMENTS[1].clone(),
-        "lr_factor": torch.tensor(0.25),
-    }
-    for gradient in GRADIENTS:
-        parameter.grad = gradient.clone()
-        adamw.step()
+    parameter = weights()
+    moved = stepped(adamw_of(parameter, **state_at(1000.0), lr_factor=torch.tensor(0.25)), parameter)
     changed = {"lr": 0.25 * OPTIONS["lr"], "weight_decay": OPTIONS["weight_decay"] / 0.25}
     expected = torch_adamw(slice(None), 1000.0, **changed)
-    torch.testing.assert_close(parameter.detach(), expected, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(moved, expected, **CLOSE)
 
 
 @COMPILER
@@ -112,33 +85,22 @@ def test_the_compiled_step_is_one_kernel_for_all_lengths_and_rates(monkeypatch):
     torch._inductor.metrics.reset()
     for length in (20, 30, 50):
         parameter = WEIGHTS[:length].clone().requires_grad_()
-        adamw = FreezableAdamW([{"params": [parameter], "frozen": False}], **OPTIONS)
-        moments = {"exp_avg": torch.zeros(length), "exp_avg_sq": torch.zeros(length)}
-        adamw.state[parameter] = {"step": torch.zeros(length), "lr_factor": torch.ones(length)} | moments
+        state = {key: torch.zeros(length) for key in ("step", "exp_avg", "exp_avg_sq")}
+        adamw = adamw_of(parameter, **state, lr_factor=torch.ones(length))
         for number, gradient in enumerate(GRADIENTS[:3]):
             adamw.param_groups[0] |= {"lr": OPTIONS["lr"] / (1 + number), "weight_decay": 0.1 * number}
-            parameter.grad = gradient[:length].clone()
-            adamw.step()
+            stepped(adamw, parameter, gradients=[gradient[:length]])
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     assert torch._inductor.metrics.generated_kernel_count == 1
 
 
 def test_a_frozen_group_stands_still_and_plain_tensors_take_torchs_own_steps_to_the_bit():
-    mixed, plain, frozen = (WEIGHTS.clone().requires_grad_() for _ in range(3))
-    adamw = FreezableAdamW(
-        [{"params": [mixed, plain], "frozen": False}, {"params": [frozen], "frozen": True}],
-        **OPTIONS,
-    )
+    mixed, plain, frozen = weights(), weights(), weights()
+    groups = [{"params": [mixed, plain], "frozen": False}, {"params": [frozen], "frozen": True}]
+    adamw = FreezableAdamW(groups, **OPTIONS)
     for parameter in (mixed, frozen):
-        adamw.state[parameter] = {
-            "step": torch.zeros(SIZE),
-            "exp_avg": torch.zeros(SIZE),
-            "exp_avg_sq": torch.zeros(SIZE),
-        }
-    for gradient in GRADIENTS:
-        for parameter in (mixed, plain, frozen):
-            parameter.grad = gradient.clone()
-        adamw.step()
+        adamw.state[parameter] = {key: torch.zeros(SIZE) for key in ("step", "exp_avg", "exp_avg_sq")}
+    stepped(adamw, mixed, plain, frozen)
     assert torch.equal(plain, torch_adamw(slice(None), 0.0))
     assert torch.equal(frozen, WEIGHTS) and adamw.state[frozen]["step"].max() == 0
     assert not torch.equal(mixed, WEIGHTS)
@@ -147,25 +109,13 @@ def test_a_frozen_group_stands_still_and_plain_tensors_take_torchs_own_steps_to_
 # --- other optimizers, refusals, groups -----------------------------------------------------------
 
 
-def torch_muon(weight: torch.Tensor, gradients: list[torch.Tensor]) -> torch.Tensor:
-    parameter = weight.clone().requires_grad_()
-    muon = torch.optim.Muon([parameter], lr=0.02, weight_decay=0.1, momentum=0.95)
-    for gradient in gradients:
-        parameter.grad = gradient.clone()
-        muon.step()
-    return parameter.detach()
-
-
 def test_muon_orthogonalizes_each_matrix_of_experts_that_one_parameter_joins_and_those_that_stand_still_stay():
     weight, *gradients = torch.randn(4, 3, 24, 8, generator=GENERATOR)
     parameter = weight.clone().requires_grad_()
     still, learning = ({"frozen": frozen, "lr": 0.02, "weight_decay": 0.1} for frozen in (True, False))
-    group = {"params": [parameter], "block": "first", "frozen": False, "muon": True, "momentum": 0.95, "weight_decay": 0.1}
-    names = [f"{expert}.{part}" for expert in range(3) for part in ("gate", "up")]
-    matrices = {name: Matrix((12, 8), 0) for name in names}
+    matrices = {f"{expert}.{part}": Matrix((12, 8), 0) for expert in range(3) for part in ("gate", "up")}
     rows = {"first": dict(still), "others": dict(learning)}
-    muon = FreezableMuon([group | {"rows": rows}], matrices, torch.bfloat16, **OPTIONS | {"lr": 0.02})
-    muon.locate([(parameter, [PartitionSlice(name, 0, 96, 96 * number) for number, name in enumerate(names)])])
+    muon = muon_of([parameter], matrices, torch.bfloat16, block="first", rows=rows)
     first = torch.zeros(3, 24, 8, dtype=torch.bool)
     first[0] = True
     muon.row_groups = {parameter: {"first": first.flatten(), "others": ~first.flatten()}}
@@ -188,26 +138,17 @@ def test_muon_is_torchs_on_linear_layers_and_on_gpt2s_transposed_and_fused_ones(
     parts = 3 if shape == (6, 18) else 1
     weight, *gradients = torch.randn(5, *shape, generator=GENERATOR)
     parameter = weight.clone().requires_grad_()
-    group = {"params": [parameter], "frozen": False, "muon": True, "momentum": 0.95, "weight_decay": 0.1}
-    muon = FreezableMuon(
-        [group],
-        {"w": Matrix(shape, output_axis, (6,) * parts if parts > 1 else (), 1)},
-        torch.bfloat16,
-        **OPTIONS | {"lr": 0.02},
-    )
-    muon.locate([(parameter, [PartitionSlice("w", 0, weight.numel(), 0)])])
-    for gradient in gradients:
-        parameter.grad = gradient.clone()
-        muon.step()
+    matrix = Matrix(shape, output_axis, (6,) * parts if parts > 1 else (), 1)
+    moved = stepped(muon_of([parameter], {"w": matrix}, torch.bfloat16), parameter, gradients=gradients)
     expected = []
     for number in range(parts):
         part, *partial = (tensor.chunk(parts, 1)[number] for tensor in (weight, *gradients))
         # torch takes [outputs, inputs].
         turned = [tensor.T if output_axis else tensor for tensor in (part, *partial)]
-        stepped = torch_muon(turned[0], turned[1:])
-        expected.append(stepped.T if output_axis else stepped)
+        alone = torch_muon(turned[0], turned[1:])
+        expected.append(alone.T if output_axis else alone)
     # Both iterate in bf16, ours in another order: 2^-8 of 4 steps of 0.02, magnified by five quintics.
-    torch.testing.assert_close(parameter.detach(), torch.cat(expected, 1), rtol=0, atol=5e-3)
+    torch.testing.assert_close(moved, torch.cat(expected, 1), rtol=0, atol=5e-3)
 
 
 def test_orthogonalized_matrices_have_singular_values_near_one():
@@ -235,25 +176,17 @@ class Kernels(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def muon_over(layers: int):
-    """Return a Muon over layers of a fused matrix and two others, and what it steps."""
+def muon_over(layers: int, *, joined: bool = True):
+    """Return a Muon over layers of a fused matrix and two others, and what it steps: one flat parameter, or each matrix."""
     forms = {"fused": Matrix((6, 18), 1, (6, 6, 6), 1), "up": Matrix((12, 6), 0), "down": Matrix((6, 12), 0)}
     matrices = {f"{layer}.{name}": form for layer in range(layers) for name, form in forms.items()}
-    ends = list(itertools.accumulate((matrix.numel for matrix in matrices.values()), initial=0))
-    draw = torch.Generator().manual_seed(4)
-    parameter, gradient = torch.randn(2, ends[-1], generator=draw)
-    parameter.requires_grad_().grad = gradient
-    group = {"params": [parameter], "frozen": False, "muon": True, "momentum": 0.95, "weight_decay": 0.1}
-    muon = FreezableMuon([group], matrices, torch.float32, **OPTIONS | {"lr": 0.02})
-    muon.locate(
-        [
-            (
-                parameter,
-                [PartitionSlice(name, 0, matrices[name].numel, place) for name, place in zip(matrices, ends, strict=False)],
-            )
-        ]
-    )
-    return muon, parameter
+    sizes = [matrix.numel for matrix in matrices.values()]
+    drawn = torch.randn(2, sum(sizes), generator=torch.Generator().manual_seed(4))
+    parameters = []
+    for value, gradient in zip(*(flat.split(sum(sizes) if joined else sizes) for flat in drawn), strict=True):
+        parameters.append(value.clone().requires_grad_())
+        parameters[-1].grad = gradient.clone()
+    return muon_of(parameters, matrices), parameters
 
 
 def test_muon_starts_as_many_kernels_for_many_layers_as_for_a_few():
@@ -270,31 +203,20 @@ def test_muon_starts_as_many_kernels_for_many_layers_as_for_a_few():
 
 
 def test_muons_matrices_of_a_shape_step_together_as_each_alone(monkeypatch):
-    together, stepped = muon_over(5)
+    together, moved = muon_over(5)
     together.step()
     monkeypatch.setattr(muon_module, "_TOGETHER", 1)
     alone, expected = muon_over(5)
     alone.step()
     # The order of sums within a product.
-    torch.testing.assert_close(stepped.detach(), expected.detach(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(moved[0].detach(), expected[0].detach(), rtol=0, atol=1e-6)
 
 
 def test_matrices_that_are_parameters_of_their_own_are_multiplied_at_once_as_those_of_a_flat_master():
     """Without ZeRO each matrix is a parameter."""
     products = []
     for layers in (2, 9):
-        flat, expected = muon_over(layers)
-        forms = {"up": Matrix((12, 6), 0), "down": Matrix((6, 12), 0), "fused": Matrix((6, 18), 1, (6, 6, 6), 1)}
-        matrices = {f"{layer}.{name}": forms[name] for layer in range(layers) for name in ("fused", "up", "down")}
-        sizes = [matrix.numel for matrix in matrices.values()]
-        own = [each.clone().requires_grad_() for each in expected.detach().split(sizes)]
-        group = {"params": own, "frozen": False, "muon": True, "momentum": 0.95, "weight_decay": 0.1}
-        muon = FreezableMuon([group], matrices, torch.float32, **OPTIONS | {"lr": 0.02})
-        muon.locate(
-            [(each, [PartitionSlice(name, 0, each.numel(), 0)]) for each, name in zip(own, matrices, strict=True)],
-        )
-        for each, gradient in zip(own, expected.grad.split(sizes), strict=True):
-            each.grad = gradient.clone()
+        (flat, (expected,)), (muon, own) = muon_over(layers), muon_over(layers, joined=False)
         flat.step()
         with Kernels() as kernels:
             muon.step()
@@ -304,49 +226,29 @@ def test_matrices_that_are_parameters_of_their_own_are_multiplied_at_once_as_tho
 
 
 def test_lion_makes_its_momentum_once():
-    parameter = WEIGHTS.clone().requires_grad_()
-    lion = FreezableLion([{"params": [parameter], "frozen": False, "weight_decay": 0.1}], lr=1e-2, betas=(0.9, 0.98))
+    parameter = weights()
+    lion = lion_of(parameter)
     for made in (1, 0):
-        parameter.grad = GRADIENTS[0].clone()
         with Kernels() as kernels:
-            lion.step()
+            stepped(lion, parameter, gradients=GRADIENTS[:1])
         assert kernels.names.count("zeros_like") == made
 
 
 def test_lion_by_hand_and_frozen():
-    live, frozen = (WEIGHTS.clone().requires_grad_() for _ in range(2))
-    groups = [
-        {"params": [live], "frozen": False, "weight_decay": 0.1},
-        {"params": [frozen], "frozen": True, "weight_decay": 0.1},
-    ]
-    lion = FreezableLion(groups, lr=1e-2, betas=(0.9, 0.98))
-    expected, momentum = WEIGHTS.clone(), torch.zeros(SIZE)
-    for gradient in GRADIENTS:
-        live.grad, frozen.grad = gradient.clone(), gradient.clone()
-        lion.step()
-        expected -= 1e-2 * (torch.sign(0.9 * momentum + 0.1 * gradient) + 0.1 * expected)
-        momentum = 0.98 * momentum + 0.02 * gradient
-    torch.testing.assert_close(live.detach(), expected, rtol=1e-5, atol=1e-6)
+    live, frozen = weights(), weights()
+    lion = lion_of(live)
+    lion.add_param_group({"params": [frozen], "frozen": True, "weight_decay": 0.1})
+    torch.testing.assert_close(stepped(lion, live, frozen), plain_lion(), rtol=1e-5, atol=1e-6)
     assert torch.equal(frozen, WEIGHTS) and frozen not in lion.state
 
 
 @pytest.mark.skipif(not is_built(CPUAdamBuilder()), reason="DeepSpeed's cpu_adam is not compiled; make test-full compiles it")
 def test_deepspeeds_cpu_adam_steps_as_torchs_from_any_age_and_freezes():
     for age in (0.0, 1000.0):
-        live, frozen = (WEIGHTS.clone().requires_grad_() for _ in range(2))
-        groups = [{"params": [live], "frozen": False}, {"params": [frozen], "frozen": True}]
-        adamw = OffloadedAdamW(groups, **OPTIONS)
-        if age:
-            adamw.state[live] = {
-                "step": torch.tensor(age),
-                "exp_avg": MOMENTS[0].clone(),
-                "exp_avg_sq": MOMENTS[1].clone(),
-            }
-        for gradient in GRADIENTS:
-            live.grad, frozen.grad = gradient.clone(), gradient.clone()
-            adamw.step()
-        # fp32 rounding over a dozen steps of 3e-3 each.
-        torch.testing.assert_close(live.detach(), torch_adamw(slice(None), age), rtol=1e-6, atol=1e-7)
+        live, frozen = weights(), weights()
+        adamw = OffloadedAdamW([{"params": [live], "frozen": False}, {"params": [frozen], "frozen": True}], **OPTIONS)
+        adamw.state[live] |= state_at(age)
+        torch.testing.assert_close(stepped(adamw, live, frozen), torch_adamw(slice(None), age), **CLOSE)
         assert torch.equal(frozen, WEIGHTS) and adamw.state[live]["step"] == age + STEPS
 
 
@@ -356,7 +258,7 @@ def test_beside_a_gpu_a_cpu_adam_that_cannot_be_compiled_is_said_with_what_it_ne
 
     monkeypatch.setattr(CPUAdamBuilder, "load", load)
     monkeypatch.setattr("pipeline.training.optimizer.get_accelerator", lambda: SimpleNamespace(device_name=lambda: "cuda"))
-    groups = [{"params": [WEIGHTS.clone().requires_grad_()], "frozen": False, "weight_decay": 0.1}]
+    groups = [{"params": [weights()], "frozen": False, "weight_decay": 0.1}]
     offloaded = {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}
     chosen = build_optimizer(None, groups, OptimizerConfig(), offloaded)
     assert type(chosen) is FreezableAdamW
@@ -391,9 +293,11 @@ def test_muon_takes_the_matrices_of_a_fused_one_apart_as_its_family_lays_them_ou
 
 
 OPTIMIZERS = {
-    "adamw": lambda groups: FreezableAdamW(groups, **OPTIONS),
-    "lion": lambda groups: FreezableLion(groups, lr=1e-2, betas=(0.9, 0.98)),
-    "muon": lambda groups: FreezableMuon(groups, {}, torch.float32, **OPTIONS),
+    "adamw": adamw_of,
+    "lion": lion_of,
+    "muon": lambda parameter: FreezableMuon(
+        [{"params": [parameter], "frozen": False, "muon": False}], {}, torch.float32, **OPTIONS
+    ),
 }
 
 
@@ -401,13 +305,12 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("on_the_device", [False, True])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_refused_step_moves_nothing(name, on_the_device, bad):
-    parameter = WEIGHTS.clone().requires_grad_()
-    optimizer = OPTIMIZERS[name]([{"params": [parameter], "frozen": False, "muon": False, "weight_decay": 0.1}])
+    parameter = weights()
+    optimizer = OPTIMIZERS[name](parameter)
 
     def step(gradient: torch.Tensor, refused: bool) -> None:
-        parameter.grad = gradient.clone()
         optimizer.refuses = lambda: torch.tensor(float(refused)) if on_the_device else refused
-        optimizer.step()
+        stepped(optimizer, parameter, gradients=[gradient])
 
     step(torch.full((SIZE,), bad), True)
     assert torch.equal(parameter, WEIGHTS) and not any(value.any() for value in optimizer.state[parameter].values())
@@ -426,14 +329,12 @@ def test_a_step_that_is_refused_on_the_device_moves_no_grown_state_either(one_ke
         monkeypatch.setattr(adamw_module, "_compiled_adamw", lambda: adamw_module._adamw_unless)
     steps = {}
     for bad in (False, True):
-        parameter = WEIGHTS.clone().requires_grad_()
-        optimizer = FreezableAdamW([{"params": [parameter], "frozen": False}], **OPTIONS)
-        optimizer.state[parameter] = {key: torch.arange(float(SIZE)) for key in ("step", "exp_avg", "exp_avg_sq")}
+        parameter = weights()
+        optimizer = adamw_of(parameter, **{key: torch.arange(float(SIZE)) for key in ("step", "exp_avg", "exp_avg_sq")})
         for gradient in GRADIENTS:
             for refused in (True, False) if bad else (False,):
-                parameter.grad = torch.full((SIZE,), math.nan) if refused else gradient.clone()
                 optimizer.refuses = lambda refused=refused: torch.tensor(float(refused))
-                optimizer.step()
+                stepped(optimizer, parameter, gradients=[torch.full((SIZE,), math.nan) if refused else gradient])
         steps[bad] = [parameter.detach(), *optimizer.state[parameter].values()]
     assert all(map(torch.equal, steps[False], steps[True])) and not torch.equal(steps[True][0], WEIGHTS)
 
