@@ -4,7 +4,6 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -21,6 +20,8 @@ PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+_ADAPTERS: dict[Any, TypeAdapter[Any]] = {}
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -65,11 +66,6 @@ def _read(path: Path, parse: Callable[[str], Any], missing: str, unreadable: str
     return content
 
 
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
-
-
 def typed(kind: type[Typed], content: Any, origin: str) -> Typed:
     """Return what the project's own file holds, known to be of `kind`, a TypedDict; keys beyond its own stay.
 
@@ -77,7 +73,9 @@ def typed(kind: type[Typed], content: Any, origin: str) -> Typed:
     person wrote, nothing is converted: "3" is no number.
     """
     try:
-        _adapter(kind).validate_python(content, strict=True)
+        if kind not in _ADAPTERS:
+            _ADAPTERS[kind] = TypeAdapter(kind)
+        _ADAPTERS[kind].validate_python(content, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         got = "" if isinstance(first["input"], dict | list) else f" (got {str(first['input'])[:80]!r})"
