@@ -64,7 +64,7 @@ def known_model(growth: OfflineGrowth, command: str) -> Known | None:
         model = Known(*known, ledger=ledger, source=growth.request.called)
     else:
         model = known_of_run(run, *known, ledger, *growths_and_step(run, source))
-    return replace(model, remarks=[*model.remarks, *growth.source.remarks, *growth.plan.remarks])
+    return replace(model, remarks=[*model.remarks, *growth.source.remarks, *growth.plan.form.remarks])
 
 
 def execute(growth: OfflineGrowth, known: Known | None) -> dict[str, Any]:

@@ -64,8 +64,8 @@ def derived_sizes(
     source = read_as(source, target, growth, "")
     family, old, new = family_of(source), sizes_of(source), sizes_of(target)
     reasons = {
-        "num_attention_heads": "in proportion to hidden_size" if family.own_head_dim else "hidden_size / head_dim",
-        "head_dim": "hidden_size / num_attention_heads",
+        "num_attention_heads": "in proportion to hidden_size" if family.own_head_dim else "to hidden_size / head_dim",
+        "head_dim": "to hidden_size / num_attention_heads",
         **{
             key: f"in proportion to hidden_size{_rounded(key, old, new, named)}"
             for key in FFN_KEYS
@@ -78,9 +78,9 @@ def derived_sizes(
     if family.grouped:
         reasons["num_key_value_heads"] = "in proportion to num_attention_heads"
     if named.tokenizer is not None:
-        reasons["vocab_size"] = "it is that of the target's tokenizer"
+        reasons["vocab_size"] = "to that of the target's tokenizer"
     return [
-        f"{key}: {getattr(old, key)} -> {getattr(new, key)}, not named, so {reason}"
+        f"{key}: {getattr(old, key)} -> {getattr(new, key)}; the target does not name it, so it is set {reason}"
         for key, reason in reasons.items()
         if getattr(named, key) is None and getattr(new, key) != getattr(old, key)
     ]

@@ -17,7 +17,6 @@ from pipeline.families.tensors import RESIDUAL, STREAM, Axis
 from pipeline.growth.facts import Fact
 from pipeline.growth.index_map import INIT, MEAN, SMALL, ZERO, AxisIndexMap
 from pipeline.growth.port_maps import PortMap
-from pipeline.growth.positions import repeated_positions
 from pipeline.operators.base import Content, Stream, Units
 from pipeline.recipe import GrowthConfig
 
@@ -46,6 +45,7 @@ class AxisRules:
     maps: Mapping[str, PortMap]
     """By port."""
     position_offset: int
+    """Rows before position 0 of a table of positions."""
     tokens: AxisIndexMap
     """Rows of the vocabulary's tables."""
     copies_experts: bool = False
@@ -65,11 +65,14 @@ class AxisRules:
         """Rows of a table of that port."""
         if port == "vocab":
             return self.tokens
-        old, new = self.source.sizes[port], self.target.sizes[port]
-        if port == "positions":
-            return repeated_positions(old, new, self.position_offset)
+        old, new, offset = self.source.sizes[port], self.target.sizes[port], self.position_offset
         index = torch.arange(new)
-        return AxisIndexMap(torch.where(index < old, index, INIT))
+        if port != "positions":
+            return AxisIndexMap(torch.where(index < old, index, INIT))
+        # The source's positions again where they end. No text within the old length reaches the new rows: borrowed momentum
+        # would move them all the same.
+        again, added = offset + (index - offset) % (old - offset), index >= old
+        return AxisIndexMap(torch.where(added, again, index), repeats=added, fresh=added)
 
     # --- the residual stream ----------------------------------------------------------------------
 
@@ -159,13 +162,15 @@ class AxisRules:
     def _repeats(self, axis: Axis) -> torch.Tensor:
         """Which indices of an axis the source does not have."""
         (part,) = axis.parts
-        if part.ports == (RESIDUAL,) or part.ports == ("pooled",):
-            return ~self.maps[RESIDUAL].own
-        if len(part.ports) == 1:
-            return ~self.maps[part.ports[0]].own
-        port, channels = part.ports
-        old, new = self.source.sizes[channels], self.target.sizes[channels]
-        return ~self.maps[port].own.repeat_interleave(new) | (torch.arange(new) >= old).repeat(self.target.sizes[port])
+        port, *channels = part.ports
+        own = self._map(port).own
+        if not channels:
+            return ~own
+        old, new = (model.sizes[channels[0]] for model in (self.source, self.target))
+        return ~own.repeat_interleave(new) | (torch.arange(new) >= old).repeat(len(own))
+
+    def _map(self, port: str) -> PortMap:
+        return self.maps[RESIDUAL if port == "pooled" else port]
 
     def latent(self, port: str) -> AxisIndexMap:
         """Rows of what writes a latent, whose norm goes over it alone: as in an RMS stream, those the source has times
@@ -198,7 +203,7 @@ class AxisRules:
 
     def units(self, port: str) -> AxisIndexMap:
         """Rows of units: of FFN units, of pooled channels, of heads (an index a head)."""
-        axis_map = self.maps[RESIDUAL if port == "pooled" else port]
+        axis_map = self._map(port)
         indices, own = axis_map.indices, axis_map.own
         if not axis_map.grows:
             return AxisIndexMap.identity(axis_map.source_size)
@@ -225,24 +230,24 @@ class AxisRules:
         keep their frequencies: pair i becomes pair i d'/d.
         """
         before, width = self.source.sizes["head_dim"], self.target.sizes["head_dim"]
-        first = torch.where(torch.arange(width) < before, torch.arange(width), -1)
+        first = _leading(before, width)
         turned, repeated = _rotary_places(old.rotary, new.rotary, before, width)
-        together = new.query_norm is not None and new.query_norm.span == "all"
-        if together and not self.operator.fills:
+        span = None if new.query_norm is None else new.query_norm.span
+        if span == "all" and not self.operator.fills:
             return self._heads_of_one_norm(old, new, first, turned, repeated)
         query, group, norm = self.units("heads"), self.units("kv_heads"), AxisIndexMap.identity(1)
         fill = _FILLS.get(self.operator.units)
-        normed = new.query_norm is not None and new.query_norm.span == "head"
         if fill is not None:
             rows = {"query": query.blocks(before, turned, fill), "key": group.blocks(before, turned, fill)}
             # Gains start as the model's own, and not as small values.
             gains = {
                 part: replace(each, indices=torch.where(each.indices < 0, INIT, each.indices))
-                for part, each in (rows if together else dict.fromkeys(rows, norm.blocks(before, turned, INIT))).items()
+                for part, each in (rows if span == "all" else dict.fromkeys(rows, norm.blocks(before, turned, INIT))).items()
             }
             return HeadMaps(rows | {"value": group.blocks(before, first, fill)}, gains)
         # A norm over a head's channels stays what it was where all of them are repeated alike; its gains then do what the
         # rows do without one: the key's new channels are zero and add nothing to a score.
+        normed = span == "head"
         rows = {
             "query": query.blocks(before, repeated if normed else turned, INIT),
             "key": group.blocks(before, repeated, INIT) if normed else group.blocks(before, turned, ZERO),
@@ -251,8 +256,8 @@ class AxisRules:
         gains = {"query": norm.blocks(before, repeated, INIT), "key": norm.blocks(before, turned, ZERO)}
         if normed and width > before:
             # Of channels that are repeated alike only some reach a score.
-            rows |= {part: rows[part].starting_fresh() for part in gains}
-            gains = {part: gain.starting_fresh() for part, gain in gains.items()}
+            rows |= _fresh({part: rows[part] for part in gains})
+            gains = _fresh(gains)
         factor = self._query_key_factor(old, new)
         scaled = gains if normed else rows
         scaled |= {part: scaled[part].times(factor) for part in ("query", "key")}
@@ -265,8 +270,8 @@ class AxisRules:
         """
 
         def places(port: str) -> tuple[int, torch.Tensor]:
-            before, width = self.source.sizes[port], self.target.sizes[port]
-            return before, torch.where(torch.arange(width) < before, torch.arange(width), -1)
+            before = self.source.sizes[port]
+            return before, _leading(before, self.target.sizes[port])
 
         (still, first), (values, first_values) = places("qk_nope_head_dim"), places(new.value_port)
         turning, width = self.source.sizes["qk_rope_head_dim"], self.target.sizes["qk_rope_head_dim"]
@@ -293,27 +298,21 @@ class AxisRules:
         """
         before, width = self.source.sizes["head_dim"], self.target.sizes["head_dim"]
 
-        def copies(port: str, places: torch.Tensor, code: int, *, scaled: bool = False) -> AxisIndexMap:
+        def copies(port: str, places: torch.Tensor, code: int = INIT, *, scaled: bool = False) -> AxisIndexMap:
             axis_map = self.maps[port]
-            counts = axis_map.counts
+            counts = axis_map.counts if axis_map.grows else None
             ratio = len(axis_map.indices) / axis_map.source_size
-            scale = (ratio / counts).sqrt() if scaled and axis_map.grows else None
-            heads = AxisIndexMap(axis_map.indices, scale, counts if axis_map.grows else None, ~axis_map.own)
+            scale = (ratio / counts).sqrt() if scaled and counts is not None else None
+            heads = AxisIndexMap(axis_map.indices, scale, counts, ~axis_map.own)
             return (heads.starting_fresh() if axis_map.splits else heads).blocks(before, places, code)
 
-        rows = {
-            "query": copies("heads", repeated, INIT, scaled=True),
-            "key": copies("kv_heads", repeated, INIT, scaled=True),
-        }
+        rows = {"query": copies("heads", repeated, scaled=True), "key": copies("kv_heads", repeated, scaled=True)}
+        gains = {"query": copies("heads", repeated), "key": copies("kv_heads", turned, ZERO)}
         factor = self._query_key_factor(old, new)
-        gains = {
-            "query": copies("heads", repeated, INIT).times(factor),
-            "key": copies("kv_heads", turned, ZERO).times(factor),
-        }
+        gains = {part: gain.times(factor) for part, gain in gains.items()}
         if width > before:
-            rows = {part: each.starting_fresh() for part, each in rows.items()}
-            gains = {part: each.starting_fresh() for part, each in gains.items()}
-        return HeadMaps(rows | {"value": copies("kv_heads", first, INIT)}, gains)
+            rows, gains = _fresh(rows), _fresh(gains)
+        return HeadMaps(rows | {"value": copies("kv_heads", first)}, gains)
 
     def _query_key_factor(self, old: Attention, new: Attention) -> float:
         """What queries and keys are each multiplied by, so that their product times the score's factor stays.
@@ -325,13 +324,23 @@ class AxisRules:
         return math.sqrt(old.score / new.score)
 
 
+def _leading(before: int, width: int) -> torch.Tensor:
+    """Return the source channel of each channel of a head whose new ones stand behind: -1 for those."""
+    index = torch.arange(width)
+    return torch.where(index < before, index, -1)
+
+
+def _fresh(maps: Mapping[str, AxisIndexMap]) -> dict[str, AxisIndexMap]:
+    return {part: each.starting_fresh() for part, each in maps.items()}
+
+
 def _rotary_places(old: Rotary | None, new: Rotary | None, before: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the source channel of each channel of a head: -1 where it is not turned alike, and then of all of them.
 
     Frequency i of n pairs is frequency i r of n r pairs. Channels that are not turned stand after those that are.
     """
     if old is None or new is None:
-        first = torch.where(torch.arange(width) < before, torch.arange(width), -1)
+        first = _leading(before, width)
         return first, first
     ratio = width // before
     pair, half = new.pairs_of(torch.arange(new.dims))

@@ -44,10 +44,6 @@ class _Flow:
     value: Mask
     gradient: Mask
 
-    @classmethod
-    def of(cls, value: Mask) -> "_Flow":
-        return cls(value, np.zeros(value.shape, dtype=bool))
-
     def reshape(self, *shape: int) -> "_Flow":
         """The same in another shape; the two share their gradient."""
         return _Flow(self.value.reshape(shape), self.gradient.reshape(shape))
@@ -146,9 +142,12 @@ class Deadlock:
 
     def _stack(self, number: int, stack: Stack) -> _Flow:
         """What the layers of a stack give."""
-        rows = [(table.weight, _Flow.of(np.ones(self.graph.sizes[table.port], dtype=bool))) for table in stack.embeddings]
-        # Stacks may share a table.
-        written = [self._product(weight, flow, into=0, use=f"lookup of stack {number}") for weight, flow in rows]
+        written = []
+        for table in stack.embeddings:
+            rows = np.ones(self.graph.sizes[table.port], dtype=bool)
+            # Stacks may share a table.
+            use = f"lookup of stack {number}"
+            written.append(self._product(table.weight, _Flow(rows, np.zeros_like(rows)), into=0, use=use))
         stream = self._norm(stack.embedding_norm, reduce(self._sum, written))
         bias = stack.relative_positions
         self._relative_positions = None if bias is None else self._parameter(bias.weight)
@@ -190,34 +189,37 @@ class Deadlock:
         query, key = (self._turned(parts[part].reshape(-1, width), body.rotary) for part in ("query", "key"))
         value = parts["value"].reshape(groups, sizes[body.value_port])
         served = heads // groups
-        mixed = _Flow.of(value.value.repeat(served, axis=0))
+        mixed = value.value.repeat(served, axis=0)
         added = None if body.cross else self._relative_positions
 
-        def back() -> None:
+        def back(given: Mask) -> None:
             # d score = sum_c d mixed_c (v_c - the mix of all v_c); d q = d score k, d k = d score q.
-            scored = (mixed.gradient & mixed.value).any(-1, keepdims=True)
+            scored = (given & mixed).any(-1, keepdims=True)
             if added is not None:
                 added.trained[body.output.weight] = (np.ones(len(added.held[0][0]), dtype=bool), scored[:, 0])
             query.gradient |= scored & key.value.repeat(served, axis=0)
             key.gradient |= (scored & query.value).reshape(groups, served, width).any(1)
-            value.gradient |= mixed.gradient.reshape(groups, served, value.value.shape[-1]).any(1)
+            value.gradient |= given.reshape(groups, served, value.value.shape[-1]).any(1)
 
-        self._tape.append(back)
-        return mixed.reshape(-1)
+        return self._node(mixed, back).reshape(-1)
+
+    def _node(self, value: Mask, back: Callable[[Mask], None]) -> _Flow:
+        """A value that `back` gives the loss's derivative by, for what it is made of."""
+        out = _Flow(value, np.zeros(value.shape, dtype=bool))
+        self._tape.append(lambda: back(out.gradient))
+        return out
 
     def _joined(self, turned: _Flow, rest: _Flow) -> _Flow:
         """Two parts of each head side by side; the first may be one for all heads."""
         heads, width = len(rest.value), turned.value.shape[-1]
         first = np.broadcast_to(turned.value, (heads, width))
-        out = _Flow.of(np.concatenate([first, rest.value], axis=-1))
 
-        def back() -> None:
-            given = out.gradient[:, :width]
-            turned.gradient |= given if len(turned.value) == heads else given.any(0, keepdims=True)
-            rest.gradient |= out.gradient[:, width:]
+        def back(given: Mask) -> None:
+            before = given[:, :width]
+            turned.gradient |= before if len(turned.value) == heads else before.any(0, keepdims=True)
+            rest.gradient |= given[:, width:]
 
-        self._tape.append(back)
-        return out.reshape(-1)
+        return self._node(np.concatenate([first, rest.value], axis=-1), back).reshape(-1)
 
     def _turned(self, x: _Flow, rotary: Rotary | None) -> _Flow:
         """Each of the two channels of a pair goes into both."""
@@ -226,26 +228,22 @@ class Deadlock:
         pair, half = rotary.pairs_of(torch.arange(rotary.dims))
         partner = np.arange(x.value.shape[-1])
         partner[: rotary.dims] = rotary.channels_of(pair, 1 - half).numpy()
-        out = _Flow.of(x.value | x.value[:, partner])
 
-        def back() -> None:
-            x.gradient |= out.gradient | out.gradient[:, partner]
+        def back(given: Mask) -> None:
+            x.gradient |= given | given[:, partner]
 
-        self._tape.append(back)
-        return out
+        return self._node(x.value | x.value[:, partner], back)
 
     def _gated(self, body: Mlp, x: _Flow) -> _Flow:
         """act(gate) * up, or act(up): the gradient of each factor has the others in it."""
         factors = list(self._parts(body.inputs, x).values())
-        out = _Flow.of(reduce(np.logical_and, [factor.value for factor in factors]))
 
-        def back() -> None:
+        def back(given: Mask) -> None:
             for factor in factors:
-                others = [out.gradient, *(other.value for other in factors if other is not factor)]
+                others = [given, *(other.value for other in factors if other is not factor)]
                 factor.gradient |= reduce(np.logical_and, others)
 
-        self._tape.append(back)
-        return out
+        return self._node(reduce(np.logical_and, [factor.value for factor in factors]), back)
 
     def _experts(self, body: Experts, x: _Flow) -> _Flow:
         """gate * expert(x): a gate is never zero, and its gradient has the expert's output in it. Experts are made alike."""
@@ -273,16 +271,15 @@ class Deadlock:
         held = gain.vector
         layer = norm.kind == "layer"
         normed = x.value | x.value.any(-1, keepdims=True) if layer else x.value
-        out = _Flow.of(normed & held)
 
-        def back() -> None:
-            given = out.gradient & held
-            gain.trained["norm"] = ((normed & out.gradient).reshape(-1, len(held)).any(0),)
+        def back(given: Mask) -> None:
+            gain.trained["norm"] = ((normed & given).reshape(-1, len(held)).any(0),)
+            passed = given & held
             # Each channel enters the statistics that divide all of them, and the mean.
-            shared = given.any(-1, keepdims=True) if layer else x.value & (given & normed).any(-1, keepdims=True)
-            x.gradient |= given | shared
+            shared = passed.any(-1, keepdims=True) if layer else x.value & (passed & normed).any(-1, keepdims=True)
+            x.gradient |= passed | shared
 
-        self._tape.append(back)
+        out = self._node(normed & held, back)
         return out if norm.bias is None else self._bias(norm.bias, out)
 
     def _linear(self, linear: Linear, x: _Flow) -> _Flow:
@@ -300,50 +297,41 @@ class Deadlock:
 
     def _taken(self, x: _Flow, axis: Axis, number: int) -> _Flow:
         places = axis.places(number, self.graph.sizes).numpy()
-        out = _Flow.of(x.value[places])
 
-        def back() -> None:
-            x.gradient[places] |= out.gradient
+        def back(given: Mask) -> None:
+            x.gradient[places] |= given
 
-        self._tape.append(back)
-        return out
+        return self._node(x.value[places], back)
 
     def _product(self, name: str, x: _Flow, *, into: int, use: str = "product") -> _Flow:
         """W x; axis `into` of what is stored is summed over."""
         parameter, outer = self._parameter(name), 1 - into
         boxes = parameter.boxes
         fed = [box[outer] for box in boxes if (box[into] & x.value).any()]
-        out = _Flow.of(_union(fed) if fed else np.zeros(len(boxes[0][outer]), dtype=bool))
 
-        def back() -> None:
+        def back(given: Mask) -> None:
             for box in boxes:
-                if (box[outer] & out.gradient).any():
+                if (box[outer] & given).any():
                     x.gradient |= box[into]
-            parameter.trained[use] = (x.value, out.gradient) if into == 0 else (out.gradient, x.value)
+            parameter.trained[use] = (x.value, given) if into == 0 else (given, x.value)
 
-        self._tape.append(back)
-        return out
+        return self._node(_union(fed) if fed else np.zeros(len(boxes[0][outer]), dtype=bool), back)
 
     def _bias(self, name: str, x: _Flow) -> _Flow:
         parameter = self._parameter(name)
-        out = _Flow.of(x.value | parameter.vector)
 
-        def back() -> None:
-            x.gradient |= out.gradient
-            parameter.trained["bias"] = (np.asarray(out.gradient.reshape(-1, len(parameter.vector)).any(0)),)
+        def back(given: Mask) -> None:
+            x.gradient |= given
+            parameter.trained["bias"] = (np.asarray(given.reshape(-1, len(parameter.vector)).any(0)),)
 
-        self._tape.append(back)
-        return out
+        return self._node(x.value | parameter.vector, back)
 
     def _sum(self, one: _Flow, other: _Flow) -> _Flow:
-        out = _Flow.of(one.value | other.value)
-
-        def back() -> None:
+        def back(given: Mask) -> None:
             for term in (one, other):
-                term.gradient |= out.gradient
+                term.gradient |= given
 
-        self._tape.append(back)
-        return out
+        return self._node(one.value | other.value, back)
 
     # --- tensors ----------------------------------------------------------------------------------
 

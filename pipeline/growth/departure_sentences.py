@@ -1,25 +1,12 @@
-"""The sentences of each code of a departure, for a reader who knows transformers and for one who does not."""
+"""Two sentences for each code of a departure: for a reader who knows transformers, and for one who does not."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True, slots=True)
-class Sentences:
-    """How a departure is described."""
-
-    cause: str
-    """For a reader who knows transformers."""
-    meaning: str
-    """For one who does not."""
-    by_design: bool = False
-
 
 _STATISTICS = (
     "{where}: {held} in new {channels} shift the statistics of the {norm}",
     "{kind} does not ignore what the new channels hold, so it computes other statistics than in the source.",
 )
-_ON_PURPOSE: Mapping[str, tuple[str, str]] = {
+ON_PURPOSE: Mapping[str, tuple[str, str]] = {
     "noise_enters_norm": (
         "{where}: new {channels} hold {held}, which enter the statistics of the {norm}",
         "New channels hold values of their own, which {kind} includes in its statistics; all that follows changes.",
@@ -99,7 +86,7 @@ _ON_PURPOSE: Mapping[str, tuple[str, str]] = {
 }
 """What an operator or an option changes."""
 
-_NOT_EXACT: Mapping[str, tuple[str, str]] = {
+NOT_EXACT: Mapping[str, tuple[str, str]] = {
     "uneven_counts": (
         "{where}: channels are copied {counts} times under one {norm}",
         (
@@ -159,6 +146,4 @@ _NOT_EXACT: Mapping[str, tuple[str, str]] = {
 }
 """What cannot be exact at these sizes or in this family."""
 
-SENTENCES = {code: Sentences(*both, by_design=True) for code, both in _ON_PURPOSE.items()} | {
-    code: Sentences(*both) for code, both in _NOT_EXACT.items()
-}
+SENTENCES = {**ON_PURPOSE, **NOT_EXACT}

@@ -6,9 +6,8 @@ cannot give what the source gives, the break is named, and the walk goes on as i
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 
@@ -25,7 +24,7 @@ from pipeline.families.graph import (
     head_norms,
     network_tensors,
 )
-from pipeline.families.primitives import Embedding, Latent, Linear, Norm
+from pipeline.families.primitives import Linear, Norm
 from pipeline.families.tensors import RESIDUAL, STREAM, Axis, numel
 from pipeline.growth import facts
 from pipeline.growth.axis_rules import AxisRules
@@ -67,8 +66,12 @@ class Derivation:
     def _stack(self, old_stack: Stack, new_stack: Stack, origins: Sequence[Origin]) -> Fact:
         """What the layers of a stack give, each of which has an origin."""
         stream = self._embedded(old_stack, new_stack)
-        table = new_stack.relative_positions
-        self._added_to_scores = None if table is None else self._relative_positions(table)
+        self._added_to_scores = None
+        if (table := new_stack.relative_positions) is not None:
+            # A column a head, whatever the layer.
+            columns = _first_layer(self.rules.units("heads"))
+            self.maps[table.weight] = (self.rules.rows(table.port), columns)
+            self._added_to_scores = Fact.given(columns, self.source.sizes["heads"])
         layers, old_forms = self.source.layers, {}
         seen: dict[str, list[str]] = {}
         for origin, layer in zip(origins, new_stack.layers, strict=True):
@@ -80,9 +83,8 @@ class Derivation:
                 old_forms[origin.source] = _LAYER.sub(".", repr(old))
             form = old_forms[origin.source] + _LAYER.sub(".", repr(layer))
             if form in seen:
-                for known, tensor in zip(seen[form], names, strict=True):
-                    if known in self.maps:
-                        self.maps[tensor] = self.maps[known]
+                pairs = zip(seen[form], names, strict=True)
+                self.maps |= {tensor: self.maps[known] for known, tensor in pairs if known in self.maps}
                 continue
             if old.form != layer.form and not origin.zero_output:
                 self._break(names[0], Break("layer_kinds_differ"))
@@ -108,10 +110,10 @@ class Derivation:
         kept = [origin.source for origin in self.origins if not origin.added]
         if kept != own:
             self._break(_tensors(layers[0])[0], Break("layers_reordered"))
-        if added:
+        for number in added:
+            origin = self.origins[number]
             # A zero-output layer passes on what comes.
-            for number in [number for number in added if not self.origins[number].zero_output]:
-                origin = self.origins[number]
+            if not origin.zero_output:
                 code = "random_layers" if origin.source is None else "averaged_layers" if origin.average else "repeated_layers"
                 self._break(_tensors(layers[number])[0], Break(code))
 
@@ -147,12 +149,6 @@ class Derivation:
         norm = new_stack.embedding_norm
         return stream if norm is None else self._ending(norm, stream)
 
-    def _relative_positions(self, table: Embedding) -> Fact:
-        """What a table of relative positions adds to the scores of each head: a column a head, whatever the layer."""
-        columns = _first_layer(self.rules.units("heads"))
-        self.maps[table.weight] = (self.rules.rows(table.port), columns)
-        return Fact.given(columns, self.source.sizes["heads"])
-
     def _layer(self, old: Layer, new: Layer, stream: Fact) -> Fact:
         for old_group, group in zip(old.groups, new.groups, strict=True):
             summed = stream
@@ -180,17 +176,16 @@ class Derivation:
 
     def _written(self, last: Linear, mixed: Fact, scale: float) -> Fact:
         """What a branch's last matrix adds to the stream; `scale` makes up for a constant that follows the sizes."""
-        columns, rows = self.rules.reader(last.into, mixed), self._writer
-        if scale != 1.0:
-            rows = rows.times(scale)
-        self._put(last, [rows], columns)
-        if rows.reads_next_layer:
-            self._break(last.weight, Break("next_layer"))
-        factor = self._read(last, mixed, columns)
-        return Fact.given(rows, self.source.sizes[RESIDUAL], factor / scale)
+        rows = self._writer.times(scale)
+        return Fact.given(rows, self.source.sizes[RESIDUAL], self._applied(last, [rows], mixed) / scale)
 
     def _network(self, body: Mlp, x: Fact, scale: float) -> Fact:
-        return self._written(body.last, self._units(body.inputs, x), scale)
+        """An FFN: gate and unit have the same rows, and copies at scale 1 stay copies behind the activation."""
+        given: dict[str, Fact] = {}
+        for linear in body.inputs:
+            rows = self.rules.units(linear.out.parts[0].ports[0])
+            given |= self._linear(linear, x, {part.name: rows for part in linear.out.parts})
+        return self._written(body.last, next(iter(given.values())), scale)
 
     def _experts(self, old: Experts, new: Experts, x: Fact, scale: float) -> Fact:
         """A mixture: with the source's gates, which follow from the router's scores, it gives what its experts give."""
@@ -208,19 +203,17 @@ class Derivation:
             copies * old.groups_per_token,
         ):
             # Copies of a group score as it does, and are chosen with it.
-            groups: dict[str, Any] = {"groups": new.groups, "of_groups": new.groups_per_token}
-            groups |= {"old_groups": old.groups, "old_of_groups": old.groups_per_token, "copies": copies}
-            self._break(new.router.weight, Break("groups_changed", groups))
+            groups = {"groups": new.groups, "of_groups": new.groups_per_token, "copies": copies}
+            before = {"old_groups": old.groups, "old_of_groups": old.groups_per_token}
+            self._break(new.router.weight, Break("groups_changed", groups | before))
         # A sigmoid over copies is what it was: without a sum that they are divided by, their gates add up to so many times it.
         gates = copies if new.gate == "sigmoid" and not new.renormalized and not rest else 1
         written = self._network(new.each[0], x, scale / gates)
-        names, *others = [[tensor.name for tensor in network_tensors(network, 0)] for network in new.each]
-        for name in names:
-            first, *rest_of_axes = self.maps[name]
+        for named in zip(*([tensor.name for tensor in network_tensors(network, 0)] for network in new.each), strict=True):
+            first, *rest_of_axes = self.maps[named[0]]
             # Copies of an expert have their share of its gate, and of its gradient.
-            self.maps[name] = (first if copies == 1 else first.shared_by(copies), *rest_of_axes)
-        for of_copy in others:
-            self.maps |= {name: self.maps[known] for known, name in zip(names, of_copy, strict=True)}
+            shared = (first if copies == 1 else first.shared_by(copies), *rest_of_axes)
+            self.maps |= dict.fromkeys(named, shared)
         if new.shared_gate is not None:
             self._linear(new.shared_gate, x, {"": AxisIndexMap.identity(1)})
         if new.shared is not None:
@@ -233,7 +226,11 @@ class Derivation:
         latents: dict[str, Fact] = {}
         for latent in new.latents:
             given |= self._linear(latent.linear, x, {**heads.rows, "latent": self.rules.latent(latent.port)})
-            latents[latent.port] = self._latent_norm(latent, given.pop("latent"))
+            normed, cause = facts.normalize(given.pop("latent"), latent.norm.kind)
+            if cause is not None:
+                self._break(latent.norm.gain, cause.at(latent.port))
+            gain, latents[latent.port] = self.rules.latent_norm(latent.port, normed)
+            self.maps[latent.norm.gain] = (gain,)
         for linear in new.inputs:
             read = self._encoded if new.reads_encoder(linear) else latents.get(linear.into.parts[0].ports[0], x)
             given |= self._linear(linear, read, heads.rows)
@@ -241,14 +238,6 @@ class Derivation:
             normalized = self._head_norm if norm.span == "head" else self._norm_over_heads
             given[part] = normalized(norm, given[part], heads.gains[part])
         return self._mixed(old, new, self._whole_heads(given) if new.latents else given)
-
-    def _latent_norm(self, latent: Latent, x: Fact) -> Fact:
-        normed, cause = facts.normalize(x, latent.norm.kind)
-        if cause is not None:
-            self._break(latent.norm.gain, cause.at(latent.port))
-        gain, given = self.rules.latent_norm(latent.port, normed)
-        self.maps[latent.norm.gain] = (gain,)
-        return given
 
     def _whole_heads(self, given: Mapping[str, Fact]) -> dict[str, Fact]:
         """Queries and keys of two parts as one: in each head what positions turn, and behind it what they do not."""
@@ -275,21 +264,9 @@ class Derivation:
             "value": given["value"],
         }
 
-    def _units(self, inputs: Iterable[Linear], x: Fact) -> Fact:
-        """What an FFN's activation gives: gate and unit have the same rows, and copies at scale 1 stay copies."""
-        given: dict[str, Fact] = {}
-        for linear in inputs:
-            rows = self.rules.units(linear.out.parts[0].ports[0])
-            given |= self._linear(linear, x, {part.name: rows for part in linear.out.parts})
-        return next(iter(given.values()))
-
     def _linear(self, linear: Linear, x: Fact, rows: Mapping[str, AxisIndexMap]) -> dict[str, Fact]:
-        columns = self.rules.reader(linear.into, x)
         chosen = [rows[part.name] for part in linear.out.parts]
-        self._put(linear, chosen, columns)
-        if not self.rules.zero_output and any(each.reads_next_layer for each in chosen):
-            self._break(linear.weight, Break("next_layer"))
-        factor = self._read(linear, x, columns)
+        factor = self._applied(linear, chosen, x)
         return {
             part.name: self._activation(part.ports, each, factor) for part, each in zip(linear.out.parts, chosen, strict=True)
         }
@@ -396,9 +373,8 @@ class Derivation:
         x, norm = stream, self.target.stack.final
         if head.transform is not None:
             x = x if norm is None else self._norm(norm, x)
-            columns, rows = self.rules.reader(head.transform.into, x), _first_layer(self._writer)
-            self._put(head.transform, [rows], columns)
-            x = Fact.given(rows, self.source.sizes[RESIDUAL], self._read(head.transform, x, columns))
+            rows = _first_layer(self._writer)
+            x = Fact.given(rows, self.source.sizes[RESIDUAL], self._applied(head.transform, [rows], x))
             cause = facts.activate(x)
             if cause is not None:
                 self._break(head.transform.weight, cause.at(RESIDUAL))
@@ -419,30 +395,27 @@ class Derivation:
             self.maps[bias] = (self.rules.rows("vocab"),)
 
     def _pooler(self, pooler: Pooler, stream: Fact) -> None:
-        dense, classes = pooler.dense, pooler.classes
-        columns, rows = self.rules.reader(dense.into, stream), self.rules.units("pooled")
-        self._put(dense, [_first_layer(rows)], columns)
-        pooled = self._activation(("pooled",), rows, self._read(dense, stream, columns))
-        columns = self.rules.reader(classes.into, pooled)
-        self._put(classes, [AxisIndexMap.identity(self.target.sizes["pair_classes"])], columns)
-        self._read(classes, pooled, columns)
+        rows = self.rules.units("pooled")
+        pooled = self._activation(("pooled",), rows, self._applied(pooler.dense, [_first_layer(rows)], stream))
+        self._applied(pooler.classes, [AxisIndexMap.identity(self.target.sizes["pair_classes"])], pooled)
 
     # --- helpers ----------------------------------------------------------------------------------
 
-    def _put(self, linear: Linear, rows: Sequence[AxisIndexMap], columns: AxisIndexMap) -> None:
-        out = along(linear.out, rows, self.source.sizes, self.target.sizes)
+    def _applied(self, linear: Linear, rows: Sequence[AxisIndexMap], x: Fact) -> float:
+        """Make the maps of a linear whose parts have these rows; return what its product is of the source's product."""
+        columns, out = self.rules.reader(linear.into, x), along(linear.out, rows, self.source.sizes, self.target.sizes)
         self.maps[linear.weight] = (columns, out) if linear.transposed else (out, columns)
         if linear.bias is not None:
             self.maps[linear.bias] = (out,)
+        if not self.rules.zero_output and out.reads_next_layer:
+            self._break(linear.weight, Break("next_layer"))
+        return self._product(linear.weight, linear.into, x, columns)
 
     def _sum(self, tensor: str, one: Fact, other: Fact) -> Fact:
         fact, cause = facts.agree(one, other)
         if cause is not None:
             self._break(tensor, cause)
         return fact
-
-    def _read(self, linear: Linear, fact: Fact, columns: AxisIndexMap) -> float:
-        return self._product(linear.weight, linear.into, fact, columns)
 
     def _product(self, matrix: str, into: Axis, fact: Fact, columns: AxisIndexMap) -> float:
         factor, cause = facts.read(fact, columns)

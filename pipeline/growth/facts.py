@@ -80,16 +80,13 @@ class Fact:
     @cached_property
     def counts(self) -> torch.Tensor:
         """C of each copy (bert2BERT eq. 7), float64; 1 for all else."""
-        return self.spread(self.sums(torch.ones_like(self.scale)))
+        counts = self.sums(torch.ones_like(self.scale))
+        return torch.where(self.copied, counts[self.index.clamp(min=0)], 1.0)
 
     def sums(self, weights: torch.Tensor) -> torch.Tensor:
         """Return of each source index the sum of `weights` over its copies, float64 [source_size]."""
         index = self.index[self.copied]
         return torch.zeros(self.source_size, dtype=torch.float64).index_add_(0, index, weights[self.copied])
-
-    def spread(self, values: torch.Tensor) -> torch.Tensor:
-        """Return of each copy what its source index has; 1 for all else."""
-        return torch.where(self.copied, values[self.index.clamp(min=0)], 1.0)
 
 
 def same(one: torch.Tensor, other: torch.Tensor | float) -> bool:

@@ -51,14 +51,6 @@ def uniform(body: Experts) -> Share:
     return Share(chosen * gate, chosen * gate**2)
 
 
-def gates_of(body: Experts, scores: torch.Tensor) -> torch.Tensor:
-    """Return the gates [tokens, experts] of a softmax router's logits."""
-    gates, chosen = scores.softmax(dim=-1).topk(body.per_token, dim=-1)
-    if body.renormalized:
-        gates = gates / gates.sum(dim=-1, keepdim=True)
-    return torch.zeros_like(scores).scatter_(-1, chosen, gates * body.scaling)
-
-
 @torch.no_grad()
 def measured(source: Source, bodies: Sequence[tuple[int, Experts, Mlp]], mixture: State, input_ids: torch.Tensor) -> Gates:
     """Return the shares of the experts that a dense model's FFNs become, over tokens [sequences, S] that it reads.
@@ -75,7 +67,11 @@ def measured(source: Source, bodies: Sequence[tuple[int, Experts, Mlp]], mixture
         weights = router.rows(0, router.shape[0]).double()
 
         def before(module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
-            gates = gates_of(body, arguments[0].flatten(0, -2) @ weights.T)
+            scores = arguments[0].flatten(0, -2) @ weights.T
+            largest, chosen = scores.softmax(dim=-1).topk(body.per_token, dim=-1)
+            if body.renormalized:
+                largest = largest / largest.sum(dim=-1, keepdim=True)
+            gates = torch.zeros_like(scores).scatter_(-1, chosen, largest * body.scaling)
             shares = zip(gates.mean(dim=0).tolist(), gates.square().mean(dim=0).tolist(), strict=True)
             found[number] = [Share(*share) for share in shares]
 

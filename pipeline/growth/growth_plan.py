@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from transformers import PretrainedConfig
 
-from pipeline.families import Change, Family, Sizes, sizes_of
+from pipeline.families import Change, Family, Sizes
 from pipeline.families.graph import Branch, Model
 from pipeline.families.tensors import Tensor
 from pipeline.growth.expert_copies import OpposedCopy, sign_of
@@ -79,25 +79,15 @@ class GrowthPlan:
     @property
     def takes_gates(self) -> bool:
         """Whether Adam's state of experts depends on what share of a token each of them gets."""
-        return self.growth.optimizer_state == "grow" and not self.form.gates_stay
+        return self.growth.optimizer_state == "grow" and self.form.gate_shares != ""
 
     def measuring_gates(self) -> "GrowthPlan":
         """Return the plan that says that these shares are still to be measured."""
-        return replace(self, form=self.form.measuring())
+        return replace(self, form=replace(self.form, measures=True))
 
     def with_gates(self, gates: Gates) -> "GrowthPlan":
         """Return the plan in which experts have these shares of Adam's state, which `form.measure` finds."""
-        return replace(self, form=self.form.with_gates(gates))
-
-    @property
-    def remarks(self) -> list[str]:
-        """What a person must know of how the source is read: sentences without a full stop."""
-        return self.form.remarks
-
-    @property
-    def stored(self) -> Sizes:
-        """The source's, as it is stored."""
-        return sizes_of(self.form.source)
+        return replace(self, form=replace(self.form, measured=gates))
 
     @property
     def stored_graph(self) -> Model:
@@ -127,7 +117,7 @@ class GrowthPlan:
         return self.graph.tensors()
 
     @cached_property
-    def source_tensors(self) -> dict[str, Tensor]:
+    def source_tensors(self) -> Mapping[str, Tensor]:
         """The source's tensors by name."""
         return self.source_graph.tensors()
 
@@ -262,16 +252,16 @@ class GrowthPlan:
     @cached_property
     def _opposed(self) -> Mapping[str, tuple[str, float]]:
         """The last matrices of experts that are copied, where copies get opposite noise: the pair's first, and the sign."""
-        found: dict[str, tuple[str, float]] = {}
         if self.growth.symmetry == "none" or not self.copies_experts:
-            return found
+            return {}
         old, new = self.source_graph.sizes["experts"], self.graph.sizes["experts"]
-        for _, body in self.graph.experts:
-            for number, network in enumerate(body.each):
-                first, sign = sign_of(number, new, old)
-                if sign:
-                    found[network.last.weight] = body.each[first].last.weight, sign
-        return found
+        pairs = [(number, *sign_of(number, new, old)) for number in range(new)]
+        return {
+            body.each[number].last.weight: (body.each[first].last.weight, sign)
+            for _, body in self.graph.experts
+            for number, first, sign in pairs
+            if sign
+        }
 
     @property
     def draws_experts_units(self) -> bool:

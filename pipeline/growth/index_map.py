@@ -1,9 +1,10 @@
 """Index maps: what stands at each index of one axis of a target tensor."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -17,6 +18,9 @@ ZERO, INIT, MEAN, SMALL, MEAN_OF_SOME = -1, -2, -3, -4, -5
 over some of the source's indices, which `AxisIndexMap.mean_sources` names."""
 
 _NO_CODE = -99
+
+_DEFAULTS = {"scale": 1.0, "copies": 1.0, "repeats": False, "next_layer": False, "fresh": False}
+"""What the fields of a map that are None stand for."""
 
 _LEAST_RUN = 16
 """Copied indices in a row, on average, from which slices are faster than a gather."""
@@ -85,33 +89,29 @@ class AxisIndexMap:
         placed = torch.where(places < 0, code, places)
         channels = torch.where(placed < 0, placed, self.indices[:, None] * size + placed)
         indices = torch.where(self.indices[:, None] < 0, self.indices[:, None], channels).reshape(-1)
-
-        def repeated(values: torch.Tensor | None) -> torch.Tensor | None:
-            return None if values is None else values.repeat_interleave(width)
-
-        repeats = repeated(self.repeats)
+        fields = _fields([self], lambda values: values[0].repeat_interleave(width))
         if width > size:
-            new = (places < 0).repeat(len(self))
-            repeats = new if repeats is None else repeats | new
-        return AxisIndexMap(
-            indices, repeated(self.scale), repeated(self.copies), repeats, repeated(self.next_layer), repeated(self.fresh)
-        )
+            fields["repeats"] = (places < 0).repeat(len(self)) | fields.get("repeats", False)
+        return AxisIndexMap(indices, **fields)
+
+    def filled(self, name: str) -> torch.Tensor:
+        """Return a field, and where it is None what that stands for, at every target index."""
+        value: torch.Tensor | None = getattr(self, name)
+        if value is not None:
+            return value
+        default = _DEFAULTS[name]
+        return torch.full((len(self),), default, dtype=torch.bool if default is False else torch.float64)
 
     def times(self, factor: float) -> "AxisIndexMap":
         """The same, multiplied by `factor`."""
         if factor == 1.0:
             return self
-        scale = torch.ones(len(self), dtype=torch.float64) if self.scale is None else self.scale
-        return replace(self, scale=scale * factor)
+        return replace(self, scale=self.factors * factor)
 
     @property
     def keeps_moments(self) -> torch.Tensor:
         """Which target indices copy an index whose gradient they share: one of their own layer, and none that starts fresh."""
-        kept = self.copied
-        for without in (self.next_layer, self.fresh):
-            if without is not None:
-                kept = kept & ~without
-        return kept
+        return self.copied & ~self.filled("next_layer") & ~self.filled("fresh")
 
     @cached_property
     def new(self) -> torch.Tensor:
@@ -134,8 +134,7 @@ class AxisIndexMap:
 
     def shared_by(self, count: int) -> "AxisIndexMap":
         """The same, where what is made of it is there `count` times and each has a share of the gradient."""
-        copies = torch.ones(len(self), dtype=torch.float64) if self.copies is None else self.copies
-        return replace(self, copies=copies * count)
+        return replace(self, copies=self.filled("copies") * count)
 
     def starting_fresh(self) -> "AxisIndexMap":
         """The same, but without moments."""
@@ -146,13 +145,12 @@ class AxisIndexMap:
         """1 / (a C): by how much a gradient at a target index is smaller than the one at its source; None for 1 throughout."""
         if self.scale is None and self.copies is None:
             return None
-        scale = 1.0 if self.scale is None else self.scale
-        return 1.0 / (scale * (1.0 if self.copies is None else self.copies)) * torch.ones(len(self), dtype=torch.float64)
+        return 1.0 / (self.factors * self.filled("copies"))
 
     @property
     def factors(self) -> torch.Tensor:
         """The scale, float64, 1 where it is not said."""
-        return torch.ones(len(self), dtype=torch.float64) if self.scale is None else self.scale
+        return self.filled("scale")
 
     @cached_property
     def is_identity(self) -> bool:
@@ -195,8 +193,7 @@ class AxisIndexMap:
         size = len(self)
         following = torch.zeros(size, dtype=torch.bool)
         code = self.indices.clamp(max=0)
-        next_layer = torch.zeros(size, dtype=torch.bool) if self.next_layer is None else self.next_layer
-        scale = torch.ones(size, dtype=torch.float64) if self.scale is None else self.scale
+        next_layer, scale = self.filled("next_layer"), self.factors
         alike = (code[1:] == code[:-1]) & (next_layer[1:] == next_layer[:-1])
         step = (self.indices[1:] == self.indices[:-1] + 1) | (code[1:] < 0)
         following[1:] = alike
@@ -223,26 +220,18 @@ def along(axis: Axis, maps: Sequence[AxisIndexMap], source: Sizes, target: Sizes
     if len(maps) == 1:
         return maps[0]
     places = [(axis.places(number, source), axis.places(number, target)) for number in range(len(maps))]
-    size = axis.size(target)
 
-    def joined(name: str, default: float | bool) -> torch.Tensor | None:
-        values = [getattr(each, name) for each in maps]
-        if all(value is None for value in values):
-            return None
-        whole = torch.full((size,), default, dtype=torch.bool if isinstance(default, bool) else torch.float64)
+    def placed(values: Sequence[torch.Tensor]) -> torch.Tensor:
+        whole = torch.empty(axis.size(target), dtype=values[0].dtype)
         for value, (_, here) in zip(values, places, strict=True):
-            if value is not None:
-                whole[here] = value
+            whole[here] = value
         return whole
 
-    indices = torch.empty(size, dtype=torch.int64)
-    for each, (there, here) in zip(maps, places, strict=True):
-        indices[here] = torch.where(each.indices < 0, each.indices, there[each.indices.clamp(min=0)])
-    return AxisIndexMap(
-        indices,
-        *(joined("scale", 1.0), joined("copies", 1.0)),
-        *(joined("repeats", False), joined("next_layer", False), joined("fresh", False)),
-    )
+    indices = [
+        torch.where(each.indices < 0, each.indices, there[each.indices.clamp(min=0)])
+        for each, (there, _) in zip(maps, places, strict=True)
+    ]
+    return AxisIndexMap(placed(indices), **_fields(maps, placed))
 
 
 def product(maps: Sequence[AxisIndexMap], source: Sequence[int]) -> AxisIndexMap:
@@ -255,29 +244,31 @@ def product(maps: Sequence[AxisIndexMap], source: Sequence[int]) -> AxisIndexMap
         return AxisIndexMap.identity(1)
     whole = maps[0]
     for each, size in zip(maps[1:], source[1:], strict=True):
-        if MEAN in whole.codes | each.codes:
-            raise ValueError("a mean over one of several axes that are read as one")
-        outer, inner = (part.flatten() for part in torch.meshgrid(whole.indices, each.indices, indexing="ij"))
-        code = torch.maximum(torch.where(outer < 0, outer, _NO_CODE), torch.where(inner < 0, inner, _NO_CODE))
-        indices = torch.where(code > _NO_CODE, code, outer * size + inner)
-
-        def joined(name: str, one: AxisIndexMap = whole, other: AxisIndexMap = each) -> torch.Tensor | None:
-            values = [getattr(one, name), getattr(other, name)]
-            if values[0] is None and values[1] is None:
-                return None
-            plain = torch.ones if name in ("scale", "copies") else torch.zeros
-            dtype = torch.float64 if name in ("scale", "copies") else torch.bool
-            first, second = (
-                plain(len(part), dtype=dtype) if value is None else value
-                for value, part in zip(values, (one, other), strict=True)
-            )
-            spread = first.repeat_interleave(len(other)), second.repeat(len(one))
-            return spread[0] * spread[1] if dtype is torch.float64 else spread[0] | spread[1]
-
-        whole = AxisIndexMap(
-            indices, joined("scale"), joined("copies"), joined("repeats"), joined("next_layer"), joined("fresh")
-        )
+        whole = _nested(whole, each, size)
     return whole
+
+
+def _nested(outer: AxisIndexMap, inner: AxisIndexMap, size: int) -> AxisIndexMap:
+    """Return the map of two axes as one, the source having `size` indices along the inner one."""
+    if MEAN in outer.codes | inner.codes:
+        raise ValueError("a mean over one of several axes that are read as one")
+
+    def spread(values: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        return values[0].repeat_interleave(len(inner)), values[1].repeat(len(outer))
+
+    def joined(values: Sequence[torch.Tensor]) -> torch.Tensor:
+        one, other = spread(values)
+        return one * other if one.is_floating_point() else one | other
+
+    one, other = spread([outer.indices, inner.indices])
+    code = torch.maximum(torch.where(one < 0, one, _NO_CODE), torch.where(other < 0, other, _NO_CODE))
+    return AxisIndexMap(torch.where(code > _NO_CODE, code, one * size + other), **_fields([outer, inner], joined))
+
+
+def _fields(maps: Sequence[AxisIndexMap], join: Callable[[Sequence[torch.Tensor]], torch.Tensor]) -> dict[str, Any]:
+    """Return the fields of a map that is made of several: what `join` makes of theirs, without those that none of them has."""
+    held = [name for name in _DEFAULTS if any(getattr(each, name) is not None for each in maps)]
+    return {name: join([each.filled(name) for each in maps]) for name in held}
 
 
 def _spans(following: torch.Tensor) -> list[tuple[int, int]]:

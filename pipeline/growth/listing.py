@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 
-from pipeline.growth.certificate import moved_by_position
+from pipeline.growth.certificate import expectations, moved_by_position
 from pipeline.growth.description import describe
-from pipeline.growth.expectations import expectations
 from pipeline.growth.memory import RankBytes, growing_bytes, rank_bytes, widest
 from pipeline.growth.offline import GIB, OfflineGrowth
 from pipeline.growth.probe import elements

@@ -1,7 +1,9 @@
 """How one model grows into another: the plan, and what is refused because it could not keep or learn anything."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+import torch
 from transformers import PretrainedConfig
 
 from pipeline.common.errors import UserError
@@ -14,12 +16,11 @@ from pipeline.growth.derivation import Derivation
 from pipeline.growth.growth_plan import GrowthPlan, branch_writers
 from pipeline.growth.index_map import SMALL, AxisIndexMap
 from pipeline.growth.initialization import drawing
-from pipeline.growth.layer_origins import layer_origins
 from pipeline.growth.new_tokenizer import NewTokenizer
 from pipeline.growth.port_maps import build_maps
 from pipeline.growth.token_rows import TokenRows, describe_tokens
 from pipeline.growth.upcycling import plan_upcycling
-from pipeline.operators import WIDTH, Origin, Stream, Units
+from pipeline.operators import DEPTH, WIDTH, Origin, Stream, Units
 from pipeline.operators.base import StreamNorms
 from pipeline.recipe import GrowthConfig
 from pipeline.recipe.growth import AUTO
@@ -52,7 +53,7 @@ def plan_growth(
     old = family.graph(source)
     growth = _with_vocabulary(growth, tokenizer)
     growth, choices = resolve_auto(growth, old, sizes_of(source), sizes_of(target), stock=stock)
-    layers = layer_origins(growth, old, sizes_of(target).depths)
+    layers = _layer_origins(growth, old, sizes_of(target).depths)
     _refuse_unlike_averages(old, layers)
     changed = [] if tokenizer is None else tokenizer.set_token_ids(source, target)
     carry_layer_lists(source, target, [origin.source for origin in layers])
@@ -75,7 +76,7 @@ def plan_growth(
         source_graph=old,
         graph=new,
         growth=growth,
-        choices=[*derived, *choices, *changed, *described, *_drawn_experts(rules)],
+        choices=[*derived, *choices, *changed, *described],
         seed=seed,
         content=content,
         maps=maps,
@@ -88,6 +89,10 @@ def plan_growth(
         tokenizer=tokenizer,
         optimizer=optimizer,
     )
+    if experts and plan.draws_experts_units:
+        plan.choices.append(
+            "new units of experts are drawn, others in each, and write nothing at first: copies learn different things"
+        )
     _refuse_deadlock(plan)
     return plan
 
@@ -95,17 +100,35 @@ def plan_growth(
 def _tokens(growth: GrowthConfig, tokenizer: NewTokenizer | None, old: int, new: int) -> tuple[AxisIndexMap, list[str]]:
     """Return what the rows of a vocabulary of `new` tokens are made of, and what there is to say of it."""
     if tokenizer is None:
-        return TokenRows.first(min(old, new)).index_map(new, growth.vocabulary), []
+        return TokenRows(torch.arange(min(old, new)), {}).index_map(new, growth.vocabulary), []
     tokens = tokenizer.rows.index_map(new, growth.vocabulary)
     return tokens, describe_tokens(tokens, old, growth.vocabulary)
 
 
-def _drawn_experts(rules: AxisRules) -> list[str]:
-    """Return what there is to say where copies of experts get new units of their own."""
-    port = rules.target.expert_port
-    if not rules.copies_experts or not rules.zero_output or port is None or not rules.maps[port].grows:
-        return []
-    return ["new units of experts are drawn, others in each, and write nothing at first: copies learn different things"]
+def _layer_origins(growth: GrowthConfig, source: Model, depths: Sequence[int]) -> list[Origin]:
+    """Return the origins of the target's layers, `depths` of them in each stack, numbered over all stacks.
+
+    Raises UserError where a list does not fit, or takes a layer of another stack.
+    """
+    operator, options = DEPTH[growth.depth], growth.model_dump()
+    if not operator.all_stacks:
+        return [
+            origin if origin.source is None else replace(origin, source=numbers.start + origin.source)
+            for numbers, depth in zip(source.ranges, depths, strict=True)
+            for origin in operator.origins(len(numbers), depth, options)
+        ]
+    origins, layer = operator.origins(len(source.layers), sum(depths), options), 0
+    for numbers, depth in zip(source.ranges, depths, strict=True):
+        own = origins[layer : layer + depth]
+        named = [one.source for one in own] + [number for one in own for number, _ in one.average]
+        others = [number for number in named if number not in numbers]
+        if others:
+            raise UserError(
+                f"growth.layers: target layers {layer} to {layer + depth - 1} are of one stack, and the source's layer "
+                f"{others[0]} is of another; name {numbers.start} to {numbers.stop - 1} there (the encoder's layers come first)"
+            )
+        layer += depth
+    return origins
 
 
 def _scaled_layers(

@@ -2,16 +2,7 @@
 
 import torch
 
-from pipeline.growth.index_map import AxisIndexMap
 from pipeline.growth.state import Rows
-
-
-def repeated_positions(old: int, new: int, offset: int) -> AxisIndexMap:
-    """Return the table that goes through the source's positions again where they end; `offset` rows stand before position 0."""
-    rows = torch.arange(new)
-    again = offset + (rows - offset) % (old - offset)
-    # No text within the old length reaches the new rows: borrowed momentum would move them all the same.
-    return AxisIndexMap(torch.where(rows < old, rows, again), repeats=rows >= old, fresh=rows >= old)
 
 
 class StretchedPositions:

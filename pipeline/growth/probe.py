@@ -1,4 +1,4 @@
-"""A model's logits from a state that is read a few rows at a time, and by how much a growth moves them.
+"""By how much a growth moves logits, which are computed from states that are read a few rows at a time.
 
 Made to tell whether a growth is exact: in float64, where exact growth moves a logit by 1e-12 and any
 departure by far more. No tensor is ever whole in memory.
@@ -43,14 +43,6 @@ _COPIES = 2
 """Target layers of one origin that a sample keeps."""
 
 
-@torch.no_grad()
-def probe(
-    family: Family, config: PretrainedConfig, state: State, input_ids: torch.Tensor, dtype: torch.dtype = torch.float64
-) -> torch.Tensor:
-    """Return the logits [sequences, S, vocab], in `dtype`, of the model that `state` holds."""
-    return streamed_model(family, config, state, dtype)(**family.inputs(input_ids))[family.logits]
-
-
 def compare(source: Source, plan: GrowthPlan, target: PretrainedConfig) -> dict[str, Any]:
     """Return by how much growth moves a logit, over the tokens that both models have, and the losses before and after.
 
@@ -86,7 +78,8 @@ def compare(source: Source, plan: GrowthPlan, target: PretrainedConfig) -> dict[
     sensitive = {}
     if moved > _ROUNDED:
         # Some models make more of rounding than others.
-        shaken = replace(small, state=_shaken(family, small.config, small.state)).outputs(drawn)
+        words = family.graph(small.config).stack.embeddings[0].weight
+        shaken = replace(small, state={**small.state, words: _ShakenRows(small.state[words])}).outputs(drawn)
         sensitive["sensitivity"] = max((before[field] - shaken[field]).abs().max().item() for field in compared) / _SHAKEN
     return {
         "source_loss": losses[0],
@@ -156,15 +149,8 @@ class _ShakenRows:
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Return rows [start, stop)."""
-        signs = keyed.normal_block(("shaken",), (start, stop), (0, self.shape[1]), self.shape[1]) > 0
-        return self._tensor.rows(start, stop).double() * (
-            1.0 + _SHAKEN * torch.where(torch.from_numpy(signs), 1.0, -1.0).double()
-        )
-
-
-def _shaken(family: Family, config: PretrainedConfig, state: State) -> State:
-    words = family.graph(config).stack.embeddings[0].weight
-    return {**state, words: _ShakenRows(state[words])}
+        drawn = torch.from_numpy(keyed.normal_block(("shaken",), (start, stop), (0, self.shape[1]), self.shape[1]))
+        return self._tensor.rows(start, stop).double() * (1.0 + _SHAKEN * torch.where(drawn > 0, 1.0, -1.0).double())
 
 
 class _WatchedRows:

@@ -1,6 +1,6 @@
 """Why a growth preserves the function or not."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
@@ -8,7 +8,7 @@ from pipeline.families import LATENT_KEYS
 from pipeline.families.graph import Attention, Model, head_norms
 from pipeline.families.primitives import Norm
 from pipeline.families.tensors import RESIDUAL
-from pipeline.growth.departure_sentences import SENTENCES
+from pipeline.growth.departure_sentences import ON_PURPOSE, SENTENCES
 from pipeline.growth.duplicates import PORT_NAMES, widens_heads
 from pipeline.growth.facts import Break
 from pipeline.growth.growth_plan import GrowthPlan
@@ -40,7 +40,8 @@ class Reason:
 
 
 _NORMS = {"layer": "LayerNorm", "rms": "RMSNorm"}
-
+_SPANS = {"all": "all heads'", "head": "each head's"}
+_PLURALS = {"query": "queries", "key": "keys"}
 
 _CONSEQUENCES = {
     "mean_not_written",
@@ -70,37 +71,34 @@ def predict(plan: GrowthPlan) -> list[Reason]:
     noisy = {str(cause.facts["port"]) for _, cause in causes if cause.code == "noise_is_read"}
     reasons: dict[str, Reason] = {}
     for tensor, cause in causes:
-        port = cause.facts.get("port")
-        if stream_broke and port == RESIDUAL and cause.code not in _CONSEQUENCES:
+        if stream_broke and cause.facts.get("port") == RESIDUAL and cause.code not in _CONSEQUENCES:
             continue
-        facts = dict(cause.facts)
-        if cause.code == "noise_is_read":
-            facts["units"] = " and ".join(PORT_NAMES[grown] for grown in _grown(plan, noisy))
-        found = _reason(plan, tensor, Break(cause.code, facts))
+        units = {"units": _grown(plan, noisy)} if cause.code == "noise_is_read" else {}
+        found = _reason(plan, tensor, Break(cause.code, cause.facts | units))
         reasons.setdefault(found.cause, found)
     return [*reasons.values(), *_options(plan)]
 
 
-def _grown(plan: GrowthPlan, ports: Collection[str]) -> list[str]:
-    """Which of these ports grow: heads in number, or in their dimension."""
+def _grown(plan: GrowthPlan, ports: Collection[str]) -> str:
+    """What grows of these ports, in words: heads in number, or in their dimension."""
     grown = [port for port in PORT_NAMES if port != RESIDUAL and port in ports and port in plan.maps and plan.maps[port].grows]
-    return grown + ["head_dim"] * ("heads" in ports and widens_heads(plan))
+    grown += ["head_dim"] * ("heads" in ports and widens_heads(plan))
+    return " and ".join(PORT_NAMES[port] for port in grown)
 
 
 def _options(plan: GrowthPlan) -> list[Reason]:
     growth, found = plan.growth, []
     widens = any(axis_map.grows for axis_map in plan.maps.values()) or widens_heads(plan)
     if plan.content.units is Units.COPY and growth.symmetry == "none" and growth.noise and widens:
-        found.append(_reason(plan, None, Break("noise_added", {"noise": growth.noise})))
+        found.append(Break("noise_added", {"noise": growth.noise}))
     if any(plan.stretches(tensor) for tensor in plan.tensors.values()):
-        found.append(_reason(plan, None, Break("positions_stretched")))
-    found += [_reason(plan, None, Break("context_changed", asdict(change))) for change in plan.context]
-    return found
+        found.append(Break("positions_stretched"))
+    found += [Break("context_changed", asdict(change)) for change in plan.context]
+    return [_reason(plan, None, cause) for cause in found]
 
 
 def _reason(plan: GrowthPlan, tensor: str | None, cause: Break) -> Reason:
-    sentences = SENTENCES[cause.code]
-    facts = dict(cause.facts)
+    facts = cause.facts
     source, target = plan.source_graph.sizes, plan.graph.sizes
     stream = target[RESIDUAL] / source[RESIDUAL]
     heads = target["heads"] * target["head_dim"] / (source["heads"] * source["head_dim"])
@@ -116,10 +114,10 @@ def _reason(plan: GrowthPlan, tensor: str | None, cause: Break) -> Reason:
         "scaled": factor if plan.growth.paper_factor else "since nothing compensates for the larger heads",
         "tensor": tensor,
     } | facts
-    for norm, place in _norms(plan.graph):
-        if norm.gain == tensor:
-            given |= {"kind": _NORMS[norm.kind], "norm": f"{_NORMS[norm.kind]} {place} ({tensor})"}
-            break
+    norms = _norms(plan.graph)
+    if tensor in norms:
+        kind, place = norms[tensor]
+        given |= {"kind": kind, "norm": f"{kind} {place} ({tensor})"}
     if "length" in facts:
         length = facts["length"]
         given["departs"] = (
@@ -130,12 +128,12 @@ def _reason(plan: GrowthPlan, tensor: str | None, cause: Break) -> Reason:
         )
     if "counts" in facts:
         given["counts"] = " and ".join(f"{count:g}" for count in facts["counts"])
-    cause_of, meaning = sentences.cause.format(**given), sentences.meaning.format(**given)
-    return Reason(cause.code, cause_of, meaning, sentences.by_design, tensor)
+    said, meaning = (sentence.format(**given) for sentence in SENTENCES[cause.code])
+    return Reason(cause.code, said, meaning, cause.code in ON_PURPOSE, tensor)
 
 
-def _norms(graph: Model) -> Iterator[tuple[Norm, str]]:
-    """Every norm, and what it reads."""
+def _norms(graph: Model) -> dict[str, tuple[str, str]]:
+    """Return, by its gain, the kind of every norm and what it reads."""
     found: list[tuple[Norm | None, str]] = [(graph.head.norm, "before the output matrix")]
     for stack in graph.stacks:
         found += [(stack.embedding_norm, "after the embeddings"), (stack.final, "after the last layer")]
@@ -144,8 +142,4 @@ def _norms(graph: Model) -> Iterator[tuple[Norm, str]]:
         if isinstance(branch.body, Attention):
             found += [(norm, f"over {_SPANS[norm.span]} {_PLURALS[part]}") for norm, part, _ in head_norms(branch.body)]
             found += [(latent.norm, "over a latent") for latent in branch.body.latents]
-    yield from ((norm, place) for norm, place in found if norm is not None)
-
-
-_SPANS = {"all": "all heads'", "head": "each head's"}
-_PLURALS = {"query": "queries", "key": "keys"}
+    return {norm.gain: (_NORMS[norm.kind], place) for norm, place in found if norm is not None}

@@ -1,7 +1,7 @@
 """How a source is read before it grows: as it is stored, or as a mixture of experts (`upcycling.py`, `expert_splitting.py`)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +20,10 @@ class SourceForm:
     """A source that is read as it is stored; what is read otherwise overrides what differs."""
 
     source: PretrainedConfig
+    measured: Gates | None = field(default=None, kw_only=True)
+    """The shares of new experts over tokens, where they were measured."""
+    measures: bool = field(default=False, kw_only=True)
+    """Whether they are to be measured before the target is filled."""
 
     @property
     def read_config(self) -> PretrainedConfig:
@@ -52,13 +56,11 @@ class SourceForm:
         return []
 
     @property
-    def gates_stay(self) -> bool:
-        """Whether every expert has the same share of every token, so that Adam's state is exact."""
-        return True
-
-    @property
     def gate_shares(self) -> str:
-        """Where the shares of the experts in a gradient come from; empty where they are known."""
+        """Where the shares of the experts in a gradient come from.
+
+        Empty where every expert has the same share of every token, so that Adam's state is exact.
+        """
         return ""
 
     @property
@@ -89,11 +91,3 @@ class SourceForm:
     def measure(self, source: Source, input_ids: torch.Tensor) -> Gates:
         """Return the shares of new experts over tokens [sequences, S], as the router begins."""
         return Gates(input_ids.numel(), ())
-
-    def measuring(self) -> "SourceForm":
-        """Return the form whose shares are still to be measured."""
-        return self
-
-    def with_gates(self, gates: Gates) -> "SourceForm":
-        """Return the form whose experts have these shares of Adam's state."""
-        return self

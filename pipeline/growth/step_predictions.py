@@ -30,7 +30,7 @@ def predict_moments(plan: GrowthPlan) -> list[str]:
         causes.append("readers of new channels enter the mean that LayerNorm takes from its gradient")
     if plan.growth.symmetry != "none":
         causes.append("copies whose symmetry noise breaks have different gradients")
-    if not plan.form.gates_stay:
+    if plan.form.gate_shares:
         causes.append(f"gates differ from token to token, and {plan.form.gate_shares}")
     if takes_moments(plan):
         option = f"new_moments: {plan.growth.new_moments}"

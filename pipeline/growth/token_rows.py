@@ -52,11 +52,6 @@ class TokenRows:
     pieces: Mapping[int, list[int]]
     """Of new tokens: the source's rows of the pieces that its tokenizer makes of them; without an entry where it knows none."""
 
-    @classmethod
-    def first(cls, count: int) -> "TokenRows":
-        """Those of a vocabulary whose first tokens are the source's own."""
-        return cls(torch.arange(count), {})
-
     def index_map(self, size: int, vocabulary: str) -> AxisIndexMap:
         """Return the map of `size` rows, of which those beyond the tokenizer's are new too, filled as `vocabulary` says."""
         rows = torch.cat([self.rows, torch.full((size - len(self.rows),), -1)])
@@ -201,18 +196,10 @@ def _pieces(tokenizer: Tokenizer, meanings: Meanings, texts: Sequence[bytes]) ->
 
     bytes_ = {token.meaning: number for number, token in enumerate(meanings.tokens) if token is not None and token.meaning}
     found: list[list[int]] = []
-    for text, first, second in zip(texts, plain, bare, strict=True):
-        if not _is_text(text):
+    for text, shown, first, second in zip(texts, read, plain, bare, strict=True):
+        if shown.encode() != text:
             letters = [text[at : at + 1] for at in range(len(text))]
             found.append([bytes_[letter] for letter in letters] if bytes_.keys() >= set(letters) else [])
         else:
             found.append(second if second and meaning(first) != text and meaning(second) in (text, b" " + text) else first)
     return found
-
-
-def _is_text(text: bytes) -> bool:
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

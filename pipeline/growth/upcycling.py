@@ -7,7 +7,7 @@ write G times as much.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -37,11 +37,6 @@ from pipeline.recipe.growth import AUTO
 @dataclass(frozen=True)
 class DenseUpcycling(MixtureForm):
     """How a dense model is read as a mixture: expert r G + p is slice p of copy r of a layer's network."""
-
-    measured: Gates | None = None
-    """The shares of the experts over tokens, where they were measured."""
-    measures: bool = False
-    """Whether they are to be measured before the mixture is filled."""
 
     @cached_property
     def bodies(self) -> list[tuple[int, Mlp, Experts]]:
@@ -168,14 +163,6 @@ class DenseUpcycling(MixtureForm):
         networks = [(number, body, network) for number, network, body in self.bodies]
         return gates.measured(source, networks, self.state(source.state), input_ids)
 
-    def measuring(self) -> "DenseUpcycling":
-        """Return the form whose shares are still to be measured."""
-        return replace(self, measures=True)
-
-    def with_gates(self, gates: Gates) -> "DenseUpcycling":
-        """Return the form whose experts have these shares of Adam's state."""
-        return replace(self, measured=gates)
-
     def changes(self, made_of: ExpertSlice) -> list[str]:
         """Return what is done to a slice."""
         growth = self.growth
@@ -210,7 +197,9 @@ class DenseUpcycling(MixtureForm):
 
     @property
     def gate_shares(self) -> str:
-        """Where the shares of the experts in a gradient come from."""
+        """Where the shares of the experts in a gradient come from; empty where they are the same for every token."""
+        if self._gates_stay:
+            return ""
         if self.measured is not None:
             over = f"over {self.measured.tokens:,} tokens of held-out text"
             return f"each expert has the share of a gradient that its gates have {over}"
@@ -219,8 +208,7 @@ class DenseUpcycling(MixtureForm):
         return "each expert has the share of a gradient that it has where all are chosen as often, by equal gates"
 
     @property
-    def gates_stay(self) -> bool:
-        """Whether every expert has the same share of every token, so that Adam's state is exact."""
+    def _gates_stay(self) -> bool:
         all_chosen = self.first.per_token == len(self.first.each)
         return len(self.first.each) == 1 or (all_chosen and self.growth.router_init == "zero")
 
@@ -231,7 +219,7 @@ class DenseUpcycling(MixtureForm):
         if self.growth.drop_upcycling:
             cause = Break("units_redrawn", {"share": self.growth.drop_upcycling})
             found.append(Departure(body.each[0].inputs[0].weight, cause))
-        if self.growth.piece_routing == "independent" and not self.gates_stay:
+        if self.growth.piece_routing == "independent" and not self._gates_stay:
             found.append(
                 Departure(body.router.weight, Break("slices_routed_independently", {"slices": self.slices_per_network}))
             )

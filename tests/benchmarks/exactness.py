@@ -13,6 +13,7 @@ import torch
 
 from pipeline.common.errors import UserError
 from pipeline.families import family_of
+from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.reasons import Exactness, exactness, predict
 from tests.benchmarks.made_up import scratch
 from tests.benchmarks.measuring import table
@@ -60,7 +61,7 @@ def cell(model, ids, target, growth) -> str:
 def outputs(model, ids) -> torch.Tensor:
     """Return all logits, of tokens and of pairs where there are any, in one row."""
     family = family_of(model.config)
-    with torch.no_grad():
+    with torch.no_grad(), Float64Casts():
         given = model(input_ids=ids)
     return torch.cat([given[field].flatten() for field in (family.logits, family.pair_logits) if field])
 

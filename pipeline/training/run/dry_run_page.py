@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 from data_prep.manifest import TRAIN
 from pipeline.families import graph_of, sizes_of
 from pipeline.flops.counts import PARTS, StepFlops
-from pipeline.growth.expectations import expectations
+from pipeline.growth.certificate import expectations
 from pipeline.growth.memory import RankBytes
 from pipeline.recipe import ModelPhase, TrainStage
 from pipeline.training.ds_config import data_parallel_size, zero_stage

@@ -100,7 +100,7 @@ def _begun(
     # Read beside the building, which reads it too.
     digest = digest or distributed.begin_on_first_rank(lambda: inspect(source.state, str(source.directory)))
     growth = _with_gates(run, loop, run.prepared.growths[phase.number - 1], source)
-    for reason in (*growth.plan.remarks, *growth.plan.choices):
+    for reason in (*growth.plan.form.remarks, *growth.plan.choices):
         logger.info(reason)
     kept = begin_optimizer(growth.plan, source.optimizer)
     model = _build(run, phase.number, growth.plan.grow(source.state), kept)

@@ -5,17 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from pipeline.families import FAMILIES, family_of, graph_of, target_config
+from pipeline.families import FAMILIES, family_of, graph_of
 from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.fused_parameters import stored_of
+from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.offline import OfflineGrowth, Request
-from pipeline.growth.plan import GrowthPlan, plan_growth
+from pipeline.growth.plan import GrowthPlan
 from pipeline.recipe import GrowthConfig, TargetConfig
 from tests.pipeline.growth import check
+from tests.pipeline.growth.check import IDS
 
-IDS = torch.randint(4, 61, (2, 24), generator=torch.Generator().manual_seed(2))
 PUBLISHED = json.loads((Path(__file__).parent / "published.json").read_text(encoding="utf-8"))
 """The content of config.json as models are published with, by name."""
 
@@ -37,31 +38,26 @@ def logits(model: PreTrainedModel, ids: torch.Tensor = IDS) -> torch.Tensor:
     return check.logits(family_of(model.config), model, ids)
 
 
-def plan_of(config: PretrainedConfig, sizes: dict[str, Any], growth: dict[str, Any] | None = None) -> GrowthPlan:
-    """The growth of a configuration to a target's sizes."""
-    return plan_growth(config, target_config(config, TargetConfig(**sizes)), GrowthConfig(**growth or {}), 1, stock=True)
-
-
 def moved_by(plan: GrowthPlan, model: PreTrainedModel) -> float:
     """By how much a growth of the model moves its logits."""
-    return (logits(check.grown_model(plan, model)) - logits(model)).abs().max().item()
+    return check.moved(plan, model)[0]
 
 
 def grown(
     name: str, sizes: dict[str, Any], growth: dict[str, Any] | None = None, **options: Any
 ) -> tuple[GrowthPlan, PreTrainedModel, PreTrainedModel, float]:
     """The plan, the source's model and the grown one, and by how much logits move."""
-    model = random(name, **options)
-    plan = plan_of(check.small_config(FAMILIES[name], **options), sizes, growth)
-    after = check.grown_model(plan, model)
-    return plan, model, after, (logits(after) - logits(model)).abs().max().item()
+    plan, model = check.planned(name, sizes, growth, **options)
+    moved, after = check.moved(plan, model)
+    return plan, model, after, moved
 
 
 def gradients(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """The gradient of each stored parameter, of the loss of IDS."""
+    model.zero_grad()
     with Float64Casts():
         model(input_ids=IDS, labels=IDS).loss.backward()
-    held = {name: check.Whole(parameter.grad) for name, parameter in model.named_parameters()}
+    held = {name: MappedTensor(parameter.grad) for name, parameter in model.named_parameters()}
     found = stored_of(graph_of(model.config), held)
     return {name: tensor.rows(0, tensor.shape[0]) for name, tensor in found.items()}
 

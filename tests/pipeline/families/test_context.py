@@ -12,8 +12,9 @@ from pipeline.families import FAMILIES, context, target_config
 from pipeline.growth import listing
 from pipeline.growth.reasons import Exactness, exactness, predict
 from pipeline.recipe import TargetConfig
-from tests.pipeline.families.grown import certified, logits, offline, plan_of, saved
+from tests.pipeline.families.grown import certified, logits, offline, saved
 from tests.pipeline.growth import check
+from tests.pipeline.growth.check import plan_of
 
 MIXED = {"layer_types": ["full_attention", "sliding_attention", "full_attention"]}
 YARN = {"rope_type": "yarn", "factor": 4.0}

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, held_by, read_config
 from pipeline.growth.grown_tensor import GrownTensor, MeasuredTensor
+from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.moments import moment_maps
 from pipeline.growth.reasons import predict
 from pipeline.growth.sources import open_source
@@ -18,7 +19,6 @@ from pipeline.growth.zero_files import write_zero3
 from tests.pipeline.families.grown import PUBLISHED, certified, gradients
 from tests.pipeline.families.grown import grown as grown_of
 from tests.pipeline.families.grown import saved as saved_of
-from tests.pipeline.growth import check
 
 FAMILY = FAMILIES["deepseek_v3"]
 YARN = {
@@ -104,7 +104,7 @@ def test_moments_of_latents_and_experts_are_those_of_the_grown_models_gradients(
     for name, wanted in now.items():
         tensor = plan.tensors[name]
         maps = plan.index_maps[name]
-        source = MeasuredTensor(check.Whole(before[plan.source_name(tensor)]))
+        source = MeasuredTensor(MappedTensor(before[plan.source_name(tensor)]))
         moved = moment_maps(maps, False).maps["exp_avg"]
         kept = GrownTensor((), source, source, moved, dtype=torch.float64).rows(0, wanted.shape[0])
         held = torch.ones(wanted.shape, dtype=torch.bool)

@@ -20,8 +20,9 @@ from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.reasons import Exactness, exactness, predict
 from pipeline.recipe import GrowthConfig, ModelConfig, TargetConfig
 from pipeline.report.card import Known, model_card
-from tests.pipeline.families.grown import certified, logits, moved_by, plan_of
+from tests.pipeline.families.grown import certified, logits, moved_by
 from tests.pipeline.growth import check
+from tests.pipeline.growth.check import plan_of
 
 T5 = FAMILIES["t5"]
 V11 = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}

@@ -12,9 +12,10 @@ from pipeline.growth.reasons import Exactness, exactness, predict
 from pipeline.growth.sources import open_source
 from pipeline.operators import WIDTH
 from pipeline.training.attention import within_documents
-from tests.pipeline.families.grown import IDS, PUBLISHED, moved_by, plan_of, saved
+from tests.pipeline.families.grown import PUBLISHED, moved_by, saved
 from tests.pipeline.families.grown import grown as grown_of
 from tests.pipeline.growth import check
+from tests.pipeline.growth.check import IDS, plan_of
 
 MODERNBERT = FAMILIES["modernbert"]
 

@@ -11,8 +11,9 @@ from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, check_parameters, depth_keys, family_of
 from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.reasons import Exactness, exactness, predict
-from tests.pipeline.families.grown import certified, grown, logits, moved_by, plan_of
+from tests.pipeline.families.grown import certified, grown, logits, moved_by
 from tests.pipeline.growth import check
+from tests.pipeline.growth.check import plan_of
 
 PRE_NORM = sorted(name for name, family in FAMILIES.items() if family.objective != "mlm")
 DEEPENED = [*PRE_NORM, "modernbert"]

@@ -13,12 +13,14 @@ from pipeline.growth.duplicates import predict_duplicates
 from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.fused_parameters import parameters_of, stored_of
 from pipeline.growth.grown_tensor import GrownTensor, MeasuredTensor
+from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.listing import listing
 from pipeline.growth.moments import moment_maps
 from pipeline.growth.reasons import Exactness, exactness, predict
 from pipeline.recipe import TargetConfig
-from tests.pipeline.families.grown import IDS, certified, gradients, grown, offline, plan_of, saved
+from tests.pipeline.families.grown import certified, gradients, grown, offline, saved
 from tests.pipeline.growth import check
+from tests.pipeline.growth.check import IDS, plan_of
 
 MIXTURES = ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe"]
 DENSE_LAYER = {"mlp_only_layers": [1]}
@@ -83,7 +85,7 @@ def test_copies_of_an_expert_share_its_gradient_and_its_moments_follow(name):
         source = before[plan.source_name(tensor)]
         maps = moment_maps(plan.index_maps[tensor.name], False).maps
         for key, power in (("exp_avg", 1), ("exp_avg_sq", 2)):
-            held = MeasuredTensor(check.Whole(source**power))
+            held = MeasuredTensor(MappedTensor(source**power))
             kept = GrownTensor((), held, held, maps[key], dtype=torch.float64).rows(0, tensor.shape(plan.graph.sizes)[0])
             torch.testing.assert_close(kept, now[tensor.name] ** power, rtol=1e-9, atol=1e-14)
     router = next(each.name for each in plan.tensors.values() if each.name.endswith("gate.weight"))
@@ -204,7 +206,7 @@ def test_parameters_are_joined_and_taken_apart_as_they_were():
     config = check.small_config(FAMILIES["qwen2_moe"])
     model = check.random_model(FAMILIES["qwen2_moe"], config, 1)
     graph = FAMILIES["qwen2_moe"].graph(config)
-    held = {name: check.Whole(parameter.data) for name, parameter in model.named_parameters()}
+    held = {name: MappedTensor(parameter.data) for name, parameter in model.named_parameters()}
     again = parameters_of(graph, stored_of(graph, held))
     assert again.keys() == held.keys()
     for name, tensor in again.items():

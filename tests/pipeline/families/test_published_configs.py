@@ -7,8 +7,9 @@ import pytest
 from pipeline.families import family_of, read_config
 from pipeline.growth.reasons import Exactness, exactness, predict
 from pipeline.recipe.models import OWN_KEYS
-from tests.pipeline.families.grown import PUBLISHED, logits, moved_by, plan_of
+from tests.pipeline.families.grown import PUBLISHED, logits, moved_by
 from tests.pipeline.growth import check
+from tests.pipeline.growth.check import plan_of
 
 FACTORS = [1.0 + i / 8 for i in range(6)]
 OF_OTHER_TESTS = ("DeepSeek-V3 of four layers", "ModernBERT base cut down")

@@ -182,7 +182,7 @@ def test_an_ffn_is_rounded_up_as_published_models_are(hidden, ffn, wider, option
         target = target_config(source, named)
         assert target.intermediate_size == expected
         told = [line for line in derived_sizes(source, target, named) if line.startswith("intermediate_size")]
-        assert told == [] if expected == ffn else f"{ffn} -> {expected}, not named" in told[0]
+        assert told == [] if expected == ffn else f"{ffn} -> {expected}; the target does not name it" in told[0]
         rounded = expected * hidden != ffn * wider
         assert all(("rounded up to a multiple of" in line) == rounded for line in told)
 
@@ -208,7 +208,7 @@ def test_every_size_that_changes_and_was_not_named_is_told(source, target, told)
     old, new = sizes_of(source), sizes_of(target_config(source, named))
     for line in lines:
         key = line.split(":")[0]
-        assert f"{key}: {getattr(old, key)} -> {getattr(new, key)}, not named, so " in line
+        assert f"{key}: {getattr(old, key)} -> {getattr(new, key)}; the target does not name it, so it is set " in line
 
 
 ROPE = {"rope_theta": 10000.0, "factor": 2.0}

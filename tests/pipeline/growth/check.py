@@ -29,13 +29,16 @@ from pipeline.families import (
 from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.fused_parameters import parameters_of, stored_of
 from pipeline.growth.growth_plan import GrowthPlan
+from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Exactness, exactness, predict
-from pipeline.growth.state import Rows, State
 from pipeline.recipe import GrowthConfig, TargetConfig
 
 EXACT = 1e-11
 """Logits of order 10 in float64 after some hundred products."""
+
+IDS = torch.randint(4, 61, (2, 24), generator=torch.Generator().manual_seed(2))
+"""Tokens that models are compared on."""
 
 _SMALL: Mapping[str, Any] = {
     "hidden_size": 64,
@@ -122,17 +125,6 @@ class Outcome:
         return (self.moved <= EXACT * max(1.0, self.largest)) is (self.exactness is Exactness.EXACT)
 
 
-class Whole:
-    """A tensor in memory."""
-
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self.shape, self._tensor = tuple(tensor.shape), tensor
-
-    def rows(self, start: int, stop: int) -> torch.Tensor:
-        """Return rows [start, stop)."""
-        return self._tensor[start:stop]
-
-
 def small_config(family: Family, **changed: Any) -> PretrainedConfig:
     """Return a configuration of a small model of a family."""
     optional = ("head_dim", "num_decoder_layers", *EXPERT_KEYS, *GROUP_KEYS, *LATENT_KEYS)
@@ -170,9 +162,8 @@ def random_model(family: Family, config: PretrainedConfig, seed: int) -> PreTrai
 
 def grown_model(plan: GrowthPlan, model: PreTrainedModel) -> PreTrainedModel:
     """Return the target's model, in float64, holding what the plan makes of a source's."""
-    held: dict[str, Rows] = {name: Whole(tensor.data) for name, tensor in held_by(model).items()}
-    grown_state = plan.grow(stored_of(plan.stored_graph, held), torch.float64)
-    state: State = parameters_of(plan.graph, grown_state)
+    held = {name: MappedTensor(tensor.data) for name, tensor in held_by(model).items()}
+    state = parameters_of(plan.graph, plan.grow(stored_of(plan.stored_graph, held), torch.float64))
     plan.config._attn_implementation = "eager"
     plan.config._experts_implementation = "eager"
     grown = plan.family.model(plan.config).double().eval()
@@ -190,12 +181,32 @@ def logits(family: Family, model: PreTrainedModel, input_ids: torch.Tensor) -> t
         return model(**family.inputs(input_ids))[family.logits]
 
 
+def plan_of(config: PretrainedConfig, sizes: Mapping[str, Any], growth: Mapping[str, Any] | None = None) -> GrowthPlan:
+    """Return the plan of a growth whose files hold stock models."""
+    options = GrowthConfig(**growth or {})
+    return plan_growth(config, target_config(config, TargetConfig(**sizes), growth=options), options, 1, stock=True)
+
+
+def planned(
+    name: str, sizes: Mapping[str, Any], growth: Mapping[str, Any] | None = None, **options: Any
+) -> tuple[GrowthPlan, PreTrainedModel]:
+    """Return a plan, and the source's model: a random one of a family whose configuration has these options."""
+    config = small_config(FAMILIES[name], **options)
+    return plan_of(config, sizes, growth), random_model(FAMILIES[name], config, 1)
+
+
+def moved(plan: GrowthPlan, model: PreTrainedModel) -> tuple[float, PreTrainedModel]:
+    """Return the most that a logit of the source's tokens moves, and the grown model."""
+    grown = grown_model(plan, model)
+    before = logits(FAMILIES[model.config.model_type], model, IDS)
+    return (logits(plan.family, grown, IDS)[..., : before.shape[-1]] - before).abs().max().item(), grown
+
+
 def outcomes(family: Family, **changed: Any) -> Iterator[Outcome]:
     """Yield what each of GROWTHS comes to, of a small model whose configuration is `changed`; refusals are left out."""
     config = small_config(family, **changed)
     model = random_model(family, config, 1)
-    input_ids = torch.randint(4, _SMALL["vocab_size"], (2, 24), generator=torch.Generator().manual_seed(2))
-    before = logits(family, model, input_ids)
+    largest = logits(family, model, IDS).abs().max().item()
     more = {"num_experts": OF_EXPERTS, "n_group": OF_GROUPS, "kv_lora_rank": OF_LATENTS}
     growths = dict(GROWTHS)
     for key, of_key in more.items():
@@ -204,13 +215,11 @@ def outcomes(family: Family, **changed: Any) -> Iterator[Outcome]:
         if "num_decoder_layers" in sizes and not has_key(family.config_class, "num_decoder_layers"):
             continue
         try:
-            target = target_config(config, TargetConfig(**sizes))
-            plan = plan_growth(config, target, GrowthConfig(**options), 1, stock=True)
+            plan = plan_of(config, sizes, options)
         except UserError as error:
             print(f"{family.name:12} {'':7} {name:16} not possible, and not counted: {error}")
             continue
-        after = logits(family, grown_model(plan, model), input_ids)
-        yield Outcome(name, exactness(predict(plan)), (after - before).abs().max().item(), before.abs().max().item())
+        yield Outcome(name, exactness(predict(plan)), moved(plan, model)[0], largest)
 
 
 def main() -> int:

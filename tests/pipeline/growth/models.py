@@ -11,7 +11,8 @@ from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.plan import GrowthPlan, plan_growth
-from pipeline.growth.state import Rows, State
+from pipeline.growth.state import Rows, Source, State
+from pipeline.growth.streamed_model import streamed_model
 from pipeline.recipe import GrowthConfig, TargetConfig
 
 VOCAB, WINDOW = 50, 16
@@ -61,26 +62,6 @@ def small_model(
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.15 * torch.randn_like(parameter)
-    return without_casts(model)
-
-
-class _Norm(torch.nn.Module):
-    """RMSNorm in the precision of what comes in; Hugging Face's own computes in float32."""
-
-    def __init__(self, weight: torch.nn.Parameter, variance_epsilon: float) -> None:
-        super().__init__()
-        self.weight, self.variance_epsilon = weight, variance_epsilon
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon)
-
-
-def without_casts(model: PreTrainedModel) -> PreTrainedModel:
-    """Put norms that stay in float64 in the place of those that go through float32."""
-    for module in model.modules():
-        for name, child in module.named_children():
-            if type(child).__name__.endswith("RMSNorm"):
-                setattr(module, name, _Norm(child.weight, child.variance_epsilon))
     return model
 
 
@@ -97,6 +78,13 @@ def offline(
     preview = options.pop("preview", False)
     request = {"seed": 1, "format": "hf", "dtype": None, "world_size": None, "out": out} | options
     return OfflineGrowth(Request(source, sizes, GrowthConfig(**growth or {}), **request), preview=preview)
+
+
+@torch.no_grad()
+def streamed_logits(source: Source, ids: torch.Tensor, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    """Return the logits [sequences, S, vocab] of a source, computed in `dtype` from its tensors a few rows at a time."""
+    family = source.family
+    return streamed_model(family, source.config, source.state, dtype)(**family.inputs(ids))[family.logits]
 
 
 def state_of(model: PreTrainedModel) -> State:
@@ -120,15 +108,15 @@ def grown_tensors(plan: GrowthPlan, model: PreTrainedModel) -> dict[str, torch.T
     return {name: whole(tensor).double() for name, tensor in grown.items()}
 
 
-def loaded(tensors: dict[str, torch.Tensor], config: PretrainedConfig, *, stock: bool = False) -> PreTrainedModel:
-    """Return the Hugging Face model of a configuration with these weights; `stock` leaves its norms alone."""
+def loaded(tensors: dict[str, torch.Tensor], config: PretrainedConfig) -> PreTrainedModel:
+    """Return the Hugging Face model of a configuration with these weights."""
     config._attn_implementation = "sdpa"
     family = family_of(config)
     model = family.model_class(config).double().eval()
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     assert not unexpected and set(missing) <= set(family.head_alias)
     model.tie_weights()
-    return model if stock else without_casts(model)
+    return model
 
 
 def tokens(seed: int = 0, windows: int = 2) -> torch.Tensor:
@@ -139,7 +127,6 @@ def tokens(seed: int = 0, windows: int = 2) -> torch.Tensor:
 def logits(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
     """Return the logits of the source's vocabulary; where there is a head on pairs its logits too, all of them in one row."""
     family = family_of(model.config)
-    # Rotary angles, norms and softmaxes too, which the classes take in float32.
     with torch.no_grad(), Float64Casts():
         outputs = model(input_ids=ids)
     tokens = outputs[family.logits][..., :VOCAB]
@@ -147,6 +134,7 @@ def logits(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
 
 
 def loss(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
-    """Return the class's own loss, all tokens scored; where there is a head on pairs, half of the windows belong together."""
+    """Return the class's own loss in float64, all tokens scored; with a head on pairs, half of the windows belong together."""
     pairs = {} if family_of(model.config).pair_logits is None else {"next_sentence_label": torch.arange(len(ids)) % 2}
-    return model(input_ids=ids, labels=ids, **pairs).loss
+    with Float64Casts():
+        return model(input_ids=ids, labels=ids, **pairs).loss

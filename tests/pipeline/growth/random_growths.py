@@ -9,15 +9,12 @@ from collections import Counter
 from dataclasses import dataclass
 
 import pydantic
-import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 
 from pipeline.common.errors import UserError
-from pipeline.families import FAMILIES, depth_keys, has_key, target_config
-from pipeline.growth.plan import plan_growth
+from pipeline.families import FAMILIES, depth_keys, has_key
 from pipeline.growth.reasons import Exactness, exactness, predict
 from pipeline.operators import DEPTH, WIDTH
-from pipeline.recipe import GrowthConfig, TargetConfig
 from tests.pipeline.growth import check
 
 
@@ -116,16 +113,12 @@ def outcome(drawn: Drawn) -> tuple[str, float]:
     keys = {key: value for key, value in drawn.source.items() if hasattr(family.config_class(), key) or key == "head_dim"}
     try:
         config = check.small_config(family, **keys)
-        target = target_config(config, TargetConfig(**drawn.target))
-        plan = plan_growth(config, target, GrowthConfig(**drawn.growth), 1, stock=True)
+        plan = check.plan_of(config, drawn.target, drawn.growth)
     except (UserError, pydantic.ValidationError, StrictDataclassClassValidationError):
         return "refused", 0.0
     model = check.random_model(family, config, 1)
-    input_ids = torch.randint(4, 61, (2, 20), generator=torch.Generator().manual_seed(2))
-    before = check.logits(family, model, input_ids)
-    after = check.logits(family, check.grown_model(plan, model), input_ids)[..., :61]
-    moved = (after - before).abs().max().item() / max(1.0, before.abs().max().item())
-    return exactness(predict(plan)).value, moved
+    largest = max(1.0, check.logits(family, model, check.IDS).abs().max().item())
+    return exactness(predict(plan)).value, check.moved(plan, model)[0] / largest
 
 
 def main() -> int:

@@ -17,126 +17,35 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from pipeline.common import keyed
-from pipeline.families import family_of
+from pipeline.families import family_of, sizes_of
 from pipeline.growth.initialization import initialized
 from pipeline.recipe import GrowthConfig
+from tests.pipeline.growth.tensor_roles import join, role_of, split
 
 Tensors = dict[str, Tensor]
 Maps = Mapping[str, Sequence[int]]
 """The maps that were drawn, by axis: residual (channels), heads, kv_heads (heads), ffn (units)."""
 
 
-def _with_biases(weights: Mapping[str, str]) -> dict[str, str]:
-    """Patterns of names -> roles: of matrices, and of their biases."""
-    return {
-        rf"(?:{name})\.{kind}": role + suffix
-        for name, role in weights.items()
-        for kind, suffix in (("weight", ""), ("bias", "_bias"))
-    }
-
-
-_GPT2 = {
-    r"wte\.weight": "words",
-    r"wpe\.weight": "positions",
-    r"ln_[12]\.weight": "gain",
-    r"ln_[12]\.bias": "shift",
-    **{rf"c_attn\.weight#{part}": role for part, role in enumerate("qkv")},
-    **{rf"c_attn\.bias#{part}": f"{role}_bias" for part, role in enumerate("qkv")},
-    **_with_biases({r"attn\.c_proj": "o", r"mlp\.c_fc": "up", r"mlp\.c_proj": "down"}),
-    r"ln_f\.weight": "final_gain",
-    r"ln_f\.bias": "final_shift",
-    r"lm_head\.weight": "logits",
+_MATRICES = {
+    "q": ("query", "read"),
+    "k": ("key", "read"),
+    "v": ("value", "read"),
+    "o": ("write", "mix"),
+    "up": ("units", "read"),
+    "down": ("write", "unit_columns"),
+    "transform": ("transform", "read"),
+    "pool": ("pooled", "read"),
+    "pair": ("pair", "pooled_columns"),
 }
-_ENCODER = {
-    r"word_embeddings\.weight": "words",
-    r"position_embeddings\.weight": "positions",
-    r"token_type_embeddings\.weight": "segments",
-    r"transform\.LayerNorm\.weight|lm_head\.layer_norm\.weight": "final_gain",
-    r"transform\.LayerNorm\.bias|lm_head\.layer_norm\.bias": "final_shift",
-    r"LayerNorm\.weight": "gain",
-    r"LayerNorm\.bias": "shift",
-    **_with_biases({r"self\.query": "q", r"self\.key": "k", r"self\.value": "v", r"attention\.output\.dense": "o"}),
-    **_with_biases({r"intermediate\.dense": "up", r"output\.dense": "down", r"pooler\.dense": "pool"}),
-    **_with_biases({r"transform\.dense|lm_head\.dense": "transform", r"seq_relationship": "pair"}),
-    r"decoder\.weight": "logits",
-    r"decoder\.bias|cls\.predictions\.bias|lm_head\.bias": "logits_bias",
-}
-_DECODER = {
-    r"embed_tokens\.weight": "words",
-    r"layernorm\.weight": "gain",
-    **_with_biases({r"q_proj": "q", r"k_proj": "k", r"v_proj": "v"}),
-    r"q_norm\.weight": "q_gain",
-    r"k_norm\.weight": "k_gain",
-    r"o_proj\.weight": "o",
-    r"(gate|up)_proj\.weight": "up",
-    r"down_proj\.weight": "down",
-    r"model\.norm\.weight": "final_gain",
-    r"lm_head\.weight": "logits",
-}
-_ROLES = {"gpt2": _GPT2, "bert": _ENCODER, "roberta": _ENCODER}
-_LAYER = re.compile(r"\.(?:h|layer|layers)\.(\d+)\.")
+"""Which sides of the design a matrix has: of its rows, which its bias has too, and of its columns."""
+_LAYER = re.compile(r"(\.(?:h|layer|layers)\.)(\d+)\.")
 _POSITIONS_BEFORE_THE_FIRST = {"roberta": 2}
 
 
-def role_of(family: str, name: str) -> str:
-    """What a tensor of a Hugging Face model is."""
-    return next(role for pattern, role in _ROLES.get(family, _DECODER).items() if re.search(rf"(?:{pattern})$", name))
-
-
-def split(family: str, tensors: Mapping[str, Tensor]) -> Tensors:
-    """GPT-2's Conv1D matrices transposed to [out, in] and its c_attn cut into `name#0` query, `#1` key, `#2` value."""
-    if family != "gpt2":
-        return dict(tensors)
-    plain: Tensors = {}
-    for name, tensor in tensors.items():
-        turned = tensor.T if re.search(r"\.(c_attn|c_proj|c_fc)\.weight$", name) else tensor
-        if ".c_attn." in name:
-            plain |= {f"{name}#{part}": piece for part, piece in enumerate(turned.chunk(3))}
-        else:
-            plain[name] = turned
-    return plain
-
-
-def join(family: str, plain: Tensors) -> Tensors:
-    """The inverse of `split`."""
-    if family != "gpt2":
-        return plain
-    tensors: Tensors = {}
-    for name in plain:
-        whole = name.split("#")[0]
-        if whole in tensors:
-            continue
-        tensor = torch.cat([plain[f"{whole}#{part}"] for part in range(3)]) if "#" in name else plain[name]
-        tensors[whole] = tensor.T.contiguous() if re.search(r"\.(c_attn|c_proj|c_fc)\.weight$", whole) else tensor
-    return tensors
-
-
-@dataclass
-class Size:
-    """A model's sizes, read off its configuration."""
-
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head: int
-    ffn: int
-    vocab: int
-    positions: int
-
-    @staticmethod
-    def of(config: PretrainedConfig) -> "Size":
-        heads = config.num_attention_heads
-        return Size(
-            hidden=config.hidden_size,
-            layers=config.num_hidden_layers,
-            heads=heads,
-            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-            head=getattr(config, "head_dim", None) or config.hidden_size // heads,
-            ffn=getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size,
-            vocab=config.vocab_size,
-            positions=config.max_position_embeddings,
-        )
+def at_layer(name: str, number: int) -> str:
+    """The name of the same tensor of another layer."""
+    return _LAYER.sub(rf"\g<1>{number}.", name)
 
 
 def copies(g: Sequence[int], size: int) -> Tensor:
@@ -159,10 +68,6 @@ def repeats(g: Sequence[int]) -> Tensor:
 def channels(head_map: Sequence[int], width: int) -> list[int]:
     """A map of heads as a map of their channels."""
     return [head * width + channel for head in head_map for channel in range(width)]
-
-
-def in_turn(target: int, source: int) -> list[int]:
-    return [j % source for j in range(target)]
 
 
 def neighbours(target: int, source: int, how: str) -> list[int]:
@@ -209,31 +114,6 @@ def vector(out: Side, v: Tensor, above: Tensor, fresh: Tensor) -> Tensor:
 
 
 @dataclass
-class Design:
-    """How each axis of the network grows."""
-
-    write: Side
-    """Rows of what is added to the residual stream."""
-    read: Side
-    """Columns that read the (normalized) residual stream."""
-    transform: Side
-    """Rows of BERT's transform before the output matrix."""
-    query: Side
-    key: Side
-    value: Side
-    mix: Side
-    """Columns of attention's output projection."""
-    pooled: Side
-    """Rows of BERT's pooler, whose tanh no norm follows."""
-    pooled_columns: Side
-    units: Side
-    """Rows of the FFN's first matrices."""
-    unit_columns: Side
-    gain: "Norm"
-    final: "Norm"
-
-
-@dataclass
 class Norm:
     """gain' = gains @ gain + new_gain, and the same for the bias."""
 
@@ -271,17 +151,18 @@ class Reference:
     """One growth: the sides of every axis, and what they make of the source's tensors."""
 
     def __init__(self, model: PreTrainedModel, target: PretrainedConfig, growth: GrowthConfig, seed: int, drawn: Maps) -> None:
+        """`drawn` are the random maps, if any."""
         self.family = target.model_type
-        self.small, self.large, self.growth = Size.of(model.config), Size.of(target), growth
+        self.small, self.large, self.growth = sizes_of(model.config), sizes_of(target), growth
         self.tied = target.tie_word_embeddings
         self.post_norm = self.family in ("bert", "roberta")
         self.layer_norm = self.family in ("gpt2", "bert", "roberta")
         self.rotary = not self.layer_norm
         self.drawn = drawn
         self.stored = {name: tensor.double() for name, tensor in model.state_dict().items()}
+        self.origins = layer_plan(growth, self.small.num_hidden_layers, self.large.num_hidden_layers)
         state = initialized(family_of(target), target, seed)
         whole = {name: tensor.rows(0, tensor.shape[0]).double() for name, tensor in state.items()}
-        self.names = list(whole)
         if growth.width == "zero_pad" and not growth.scaled:
             # The random rows of a new layer stay the initialization's.
             self.small_values = split(self.family, {name: self._small(name, tensor, seed) for name, tensor in whole.items()})
@@ -289,16 +170,11 @@ class Reference:
         self.source = split(self.family, self.stored)
 
     def _small(self, name: str, like: Tensor, seed: int) -> Tensor:
-        if like.dim() == 1:
-            return torch.zeros_like(like)
         layer = _LAYER.search(name)
-        origin = name
-        if layer:
-            of = layer_plan(self.growth, self.small.layers, self.large.layers)[int(layer[1])][0]
-            if of is None:
-                return torch.zeros_like(like)
-            origin = name[: layer.start(1)] + str(of) + name[layer.end(1) :]
+        if like.dim() == 1 or (layer and self.origins[int(layer[2])][0] is None):
+            return torch.zeros_like(like)
         draw = torch.from_numpy(keyed.normal(("growth", seed, name), 0, like.numel())).double().reshape(like.shape)
+        origin = at_layer(name, self.origins[int(layer[2])][0]) if layer else name
         return draw * self.growth.noise * self.stored[origin].std()
 
     # -- maps ---------------------------------------------------------------------------------------------------------
@@ -309,7 +185,7 @@ class Reference:
             return list(self.drawn[axis])
         if self.growth.width == "nai":
             return channels(neighbours(target // block, source // block, self.growth.neighbours), block)
-        return in_turn(target, source)
+        return [j % source for j in range(target)]
 
     def _head_maps(self) -> tuple[list[int], list[int], Tensor]:
         """(query heads, key-value heads, which key-value heads are new).
@@ -317,34 +193,36 @@ class Reference:
         The query heads of a target's group copy one source group's in turn. Where groups are smaller than the
         source's, a source group first falls apart into groups of that size, each with the key-value head that they shared.
         """
-        old, new = self.small.heads // self.small.kv_heads, self.large.heads // self.large.kv_heads
+        old, new = (sizes.num_attention_heads // sizes.num_key_value_heads for sizes in (self.small, self.large))
         parts = max(1, old // new)
         size = old // parts
-        groups = self._map("groups", self.large.kv_heads, self.small.kv_heads * parts)
+        groups = self._map("groups", self.large.num_key_value_heads, self.small.num_key_value_heads * parts)
         if "heads" in self.drawn:
             return list(self.drawn["heads"]), list(self.drawn["kv_heads"]), repeats(self.drawn["kv_heads"])
         within = self._map("group", new, size)
-        added = torch.arange(self.large.kv_heads) >= self.small.kv_heads * parts
+        added = torch.arange(self.large.num_key_value_heads) >= self.small.num_key_value_heads * parts
         return [group * size + place for group in groups for place in within], [group // parts for group in groups], added
 
     # -- sides --------------------------------------------------------------------------------------------------------
 
-    def design(self) -> Design:
-        residual = self._residual()
-        attention = self._attention()
-        ffn = self._units(self._map("ffn", self.large.ffn, self.small.ffn, self.small.head), self.small.ffn)
-        pooled = self._units(self._map("residual", self.large.hidden, self.small.hidden, self.small.head), self.small.hidden)
-        return Design(
-            **residual,
-            **attention,
-            pooled=pooled[0],
-            pooled_columns=pooled[1],
-            units=ffn[0],
-            unit_columns=ffn[1],
-        )
+    def design(self) -> dict[str, Side | Norm]:
+        """How each axis of the network grows.
+
+        Rows: of what is added to the residual stream (write), of BERT's transform before the output matrix (transform), of
+        its pooler, whose tanh no norm follows (pooled), of queries, keys and values, of the FFN's first matrices (units).
+        Columns: what reads the stream (read), the heads (mix), the units (unit_columns) and the pooler (pooled_columns).
+        """
+
+        def of(axis: str, key: str) -> tuple[Side, Side]:
+            target, source = (getattr(sizes, key) for sizes in (self.large, self.small))
+            return self._units(self._map(axis, target, source, self.small.head_dim), source)
+
+        ffn, pooled = of("ffn", "intermediate_size"), of("residual", "hidden_size")
+        others = {"pooled": pooled[0], "pooled_columns": pooled[1], "units": ffn[0], "unit_columns": ffn[1]}
+        return self._residual() | self._attention() | others | {"pair": Side(torch.eye(2, dtype=torch.float64))}
 
     def _residual(self) -> dict[str, Side | Norm]:
-        small, large, width = self.small.hidden, self.large.hidden, self.growth.width
+        small, large, width = self.small.hidden_size, self.large.hidden_size, self.growth.width
         kind = width
         if width == "exact_aki":
             kind = "copy" if self.post_norm else "average_pad" if self.layer_norm else "zero_pad"
@@ -356,7 +234,7 @@ class Reference:
             return {"write": side, "transform": side, "read": side, "gain": norm, "final": norm}
         if kind in ("average_pad", "zero_pad"):
             return self._padded(kind, 1 if width in ("exact_aki", "zero_pad") else large // small)
-        g = self._map("residual", large, small, self.small.head)
+        g = self._map("residual", large, small, self.small.head_dim)
         e = copies(g, small)
         c = counts(e)[:, None]
         above = torch.zeros_like(e)
@@ -383,7 +261,7 @@ class Reference:
 
     def _padded(self, kind: str, k: int) -> dict[str, Side | Norm]:
         """LEMON's average padding and the zero padding that the norms do not see; k whole copies, then the rest."""
-        small, large = self.small.hidden, self.large.hidden
+        small, large = self.small.hidden_size, self.large.hidden_size
         rest = large - k * small
         new = torch.arange(large) >= k * small
         copied = torch.cat([torch.eye(small, dtype=torch.float64)] * k + [torch.zeros(rest, small, dtype=torch.float64)])
@@ -418,45 +296,48 @@ class Reference:
         return (Side(kept, e - kept) if width == "aki" else Side(e)), readers
 
     def _attention(self) -> dict[str, Side]:
-        d, wide = self.small.head, self.large.head
+        d, wide = self.small.head_dim, self.large.head_dim
         query, key, mix = self._heads()
         value = key
-        factor = (wide / d) ** 0.25
-        if self.growth.paper_factor:
-            factor = (self.large.hidden / self.small.hidden) ** 0.25  # NAI eq. 14, in the place of the other
-        if self._pads:
-            factor = 1.0  # DirectCopy and zero padding place the source and change none of it
         if wide > d:
             turned = self.rotary_places() if self.rotary else list(range(d))
             closed = "fresh" if self._pads else "zero"
-            query = self._widen(query, turned, self.large.heads, "fresh")
-            key = self._widen(key, turned, self.large.kv_heads, closed)
-            value = self._widen(value, list(range(d)), self.large.kv_heads, "fresh")
-            mix = self._widen(mix, list(range(d)), self.large.heads, closed)
-        query, key = (Side(s.own * factor, s.above * factor, s.fresh, s.zero) for s in (query, key))
+            query = self._widen(query, turned, self.large.num_attention_heads, "fresh")
+            key = self._widen(key, turned, self.large.num_key_value_heads, closed)
+            value = self._widen(value, list(range(d)), self.large.num_key_value_heads, "fresh")
+            mix = self._widen(mix, list(range(d)), self.large.num_attention_heads, closed)
+        query, key = (Side(s.own * self._factor, s.above * self._factor, s.fresh, s.zero) for s in (query, key))
         return {"query": query, "key": key, "value": value, "mix": mix}
 
     def _heads(self) -> tuple[Side, Side, Side]:
         """Queries, keys and values, and what reads the heads, before heads widen."""
         heads, kv_heads, added = self._head_maps()
-        d = self.small.head
-        query, mix = self._units(channels(heads, d), self.small.heads * d)
-        key, _ = self._units(channels(kv_heads, d), self.small.kv_heads * d, added.repeat_interleave(d))
+        d = self.small.head_dim
+        query, mix = self._units(channels(heads, d), self.small.num_attention_heads * d)
+        key, _ = self._units(channels(kv_heads, d), self.small.num_key_value_heads * d, added.repeat_interleave(d))
         return query, key, mix
 
     @property
     def _pads(self) -> bool:
         return self.growth.width in ("direct_copy", "zero_pad") and not self.growth.scaled
 
+    @property
+    def _factor(self) -> float:
+        """What queries and keys are multiplied by."""
+        if self._pads:
+            return 1.0  # DirectCopy and zero padding place the source and change none of it
+        size = "hidden_size" if self.growth.paper_factor else "head_dim"  # NAI eq. 14 in the place of the other
+        return (getattr(self.large, size) / getattr(self.small, size)) ** 0.25
+
     def rotary_places(self) -> list[int]:
         """Where a head's channels go so that each half-split pair keeps its frequency: pair i to pair i d'/d."""
-        d, wide = self.small.head, self.large.head
+        d, wide = self.small.head_dim, self.large.head_dim
         pairs = [i * wide // d for i in range(d // 2)]
         return [*pairs, *[place + wide // 2 for place in pairs]]
 
     def _widen(self, side: Side, places: list[int], heads: int, rest: str) -> Side:
         """Each head's channels at `places` of a wider head; the others fresh or zero."""
-        d, wide = self.small.head, self.large.head
+        d, wide = self.small.head_dim, self.large.head_dim
         rows = torch.tensor([head * wide + place for head in range(heads) for place in places])
 
         def spread(old: Tensor, filling: float | bool) -> Tensor:
@@ -477,110 +358,80 @@ class Reference:
     # -- tensors ------------------------------------------------------------------------------------------------------
 
     def grown(self) -> Tensors:
+        """Return the grown model's tensors under Hugging Face's names, float64."""
         design = self.design()
-        origins = layer_plan(self.growth, self.small.layers, self.large.layers)
         plain = {}
         for name in self.fresh:
             layer = _LAYER.search(name)
             if layer is None:
                 plain[name] = self._tensor(design, name, self.source[name], self.source[name])
                 continue
-            origin, zero = origins[int(layer[1])]
+            origin, zero = self.origins[int(layer[2])]
             if origin is None:
                 plain[name] = self.fresh[name]
                 continue
-
-            def of(number: int, name: str = name, layer: re.Match = layer) -> Tensor:
-                return self.source[name[: layer.start(1)] + str(number) + name[layer.end(1) :]]
-
+            own, above = (at_layer(name, of) for of in (origin, min(origin + 1, self.small.num_hidden_layers - 1)))
             role = role_of(self.family, name)
             if zero and self.post_norm and role in ("gain", "shift"):
                 # What comes in has the mean of the lower norm's shifts, and on average this variance.
-                below = re.sub(r"(attention\.)?output\.LayerNorm\.\w+$", "output.LayerNorm.", name)
-                gain, shift = of(origin, below + "weight"), of(origin, below + "bias")
+                below = re.sub(r"(attention\.)?output\.LayerNorm\.\w+$", "output.LayerNorm.", own)
+                gain, shift = self.source[below + "weight"], self.source[below + "bias"]
                 variance = (gain.square() + (shift - shift.mean()).square()).mean()
                 flat = torch.full_like(gain, (shift.mean() if role == "shift" else variance.sqrt()).item())
                 plain[name] = self._tensor(design, name, flat, flat)
                 continue
-            plain[name] = self._tensor(design, name, of(origin), of(min(origin + 1, self.small.layers - 1)))
+            plain[name] = self._tensor(design, name, self.source[own], self.source[above])
             if zero and role in ("o", "o_bias", "down", "down_bias"):
                 plain[name] = torch.zeros_like(plain[name])
         return join(self.family, plain)
 
-    def _tensor(self, design: Design, name: str, w: Tensor, above: Tensor) -> Tensor:
+    def _tensor(self, design: dict[str, Side | Norm], name: str, w: Tensor, above: Tensor) -> Tensor:
         role = role_of(self.family, name)
         fresh = self.fresh[name]
         if self._pads and self.growth.width == "zero_pad":
             random_words = role in ("words", "logits") and self.growth.vocabulary == "random"
-            known = self.small.vocab if random_words else None
+            known = self.small.vocab_size if random_words else None
             fresh = torch.cat([self.small_values[name][:known], fresh[len(fresh) if known is None else known :]])
-        d = design
-        matrices = {
-            "q": (d.query, d.read),
-            "k": (d.key, d.read),
-            "v": (d.value, d.read),
-            "o": (d.write, d.mix),
-            "up": (d.units, d.read),
-            "down": (d.write, d.unit_columns),
-            "transform": (d.transform, d.read),
-            "pool": (d.pooled, d.read),
-            "pair": (Side(torch.eye(2, dtype=torch.float64)), d.pooled_columns),
-        }
-        vectors = {
-            "q_bias": d.query,
-            "k_bias": d.key,
-            "v_bias": d.value,
-            "o_bias": d.write,
-            "up_bias": d.units,
-            "down_bias": d.write,
-            "transform_bias": d.transform,
-            "pool_bias": d.pooled,
-            "pair_bias": Side(torch.eye(2, dtype=torch.float64)),
-        }
-        norms = {"gain": d.gain, "shift": d.gain, "final_gain": d.final, "final_shift": d.final}
         if role in ("q_gain", "k_gain") or (role in ("q", "k") and "q_gain" in self._roles() and not self._pads):
             return self._normed(design, role, w, above, fresh)
-        if role in matrices:
-            out, into = matrices[role]
+        if role in _MATRICES:
+            out, into = (design[side] for side in _MATRICES[role])
             return product(out, w, above, into, fresh)
-        if role in vectors:
-            return vector(vectors[role], w, above, fresh)
+        if role.removesuffix("_bias") in _MATRICES:
+            return vector(design[_MATRICES[role.removesuffix("_bias")][0]], w, above, fresh)
+        norm = design["final" if role.startswith("final") else "gain"]
         if role in ("gain", "final_gain"):
-            return norms[role].gains @ w + norms[role].new_gain
+            return norm.gains @ w + norm.new_gain
         if role in ("shift", "final_shift"):
-            return norms[role].shifts @ w
+            return norm.shifts @ w
         rows = self._rows(role, w.shape[0])
         if role == "logits_bias":
             return vector(rows, w, w, fresh)
-        embedded = Side(d.write.own + d.write.above, fresh=d.write.fresh)
-        return product(rows, w, w, d.read if role == "logits" else embedded, fresh)
+        embedded = Side(design["write"].own + design["write"].above, fresh=design["write"].fresh)
+        return product(rows, w, w, design["read"] if role == "logits" else embedded, fresh)
 
     def _roles(self) -> set[str]:
         return {role_of(self.family, name) for name in self.fresh}
 
-    def _normed(self, design: Design, role: str, w: Tensor, above: Tensor, fresh: Tensor) -> Tensor:
+    def _normed(self, design: dict[str, Side | Norm], role: str, w: Tensor, above: Tensor, fresh: Tensor) -> Tensor:
         """Queries and keys that are normalized over a head's channels (Qwen3): only the gain can carry a factor.
 
         In a wider head every row stands at all pairs of its frequency's group, so that the mean square is what it was;
         the key's gain keeps one of them.
         """
-        d, wide = self.small.head, self.large.head
+        d, wide = self.small.head_dim, self.large.head_dim
         times = wide // d
-        places = self.rotary_places()
-        factor = times**0.25
-        if self.growth.paper_factor:
-            factor = (self.large.hidden / self.small.hidden) ** 0.25
         within = [half * d // 2 + pair for half in range(2) for pair in range(d // 2) for _ in range(times)]
         if role in ("q_gain", "k_gain"):
             if role == "q_gain" and not self._pads:
-                return w[within] * factor
+                return w[within] * self._factor
             gain = torch.full((wide,), 1.0 if self._pads else 0.0, dtype=torch.float64)
-            gain[places] = w * (1.0 if self._pads else factor)
+            gain[self.rotary_places()] = w * self._factor
             return gain
         side = self._heads()[0 if role == "q" else 1]
-        target = self.large.heads if role == "q" else self.large.kv_heads
+        target = self.large.num_attention_heads if role == "q" else self.large.num_key_value_heads
         every = torch.tensor([head * d + place for head in range(target) for place in within])
-        return product(Side(side.own[every], side.above[every], side.fresh[every]), w, above, design.read, fresh)
+        return product(Side(side.own[every], side.above[every], side.fresh[every]), w, above, design["read"], fresh)
 
     def _rows(self, role: str, source: int) -> Side:
         """Rows of tables: words (and logits), positions, segments."""
@@ -589,25 +440,18 @@ class Reference:
             return Side(kept)
         if role == "positions":
             return Side(self._positions(source))
-        added = self.large.vocab - source
+        added = self.large.vocab_size - source
         if self.growth.vocabulary == "random":
             new = torch.zeros(added, source, dtype=torch.float64)
-            return Side(torch.cat([kept, new]), fresh=torch.arange(self.large.vocab) >= source)
+            return Side(torch.cat([kept, new]), fresh=torch.arange(self.large.vocab_size) >= source)
         return Side(torch.cat([kept, torch.full((added, source), 1 / source, dtype=torch.float64)]))
 
     def _positions(self, source: int) -> Tensor:
         before = _POSITIONS_BEFORE_THE_FIRST.get(self.family, 0)
-        old, new = source - before, self.large.positions - before
+        old, new = source - before, self.large.max_position_embeddings - before
         if self.growth.positions == "copy":
             return copies([*range(before), *[before + place % old for place in range(new)]], source)
         table = torch.nn.functional.interpolate(
             torch.eye(old, dtype=torch.float64)[None], size=new, mode="linear", align_corners=True
         )[0].T
         return torch.block_diag(torch.eye(before, dtype=torch.float64), table)
-
-
-def grow_reference(
-    model: PreTrainedModel, target: PretrainedConfig, growth: GrowthConfig, seed: int, drawn: Maps | None = None
-) -> Tensors:
-    """Return the grown model's tensors under Hugging Face's names, float64; `drawn` are the random maps, if any."""
-    return Reference(model, target, growth, seed, drawn or {}).grown()

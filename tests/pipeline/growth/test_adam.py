@@ -9,7 +9,7 @@ import torch
 
 from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.optimizer_growth import grow_optimizer
-from tests.pipeline.growth.models import grown_tensors, loaded, loss, plan_of, small_model, state_of, tokens
+from tests.pipeline.growth.models import grown_tensors, loaded, loss, plan_of, small_model, state_of, tokens, whole
 
 LR, BETAS, EPS, DECAY = 3e-3, (0.9, 0.98), 1e-3, 0.1
 """An eps as large as gradients are, so that it counts."""
@@ -25,10 +25,7 @@ class Adam:
         self.parameters = dict(model.named_parameters())
         fresh = {"exp_avg": 0.0, "exp_avg_sq": 0.0, "step": 0.0}
         self.state = {
-            name: {
-                key: torch.zeros_like(parameter) + value
-                for key, value in (fresh if state is None else whole(state[name])).items()
-            }
+            name: {key: torch.zeros_like(parameter) + whole(value) for key, value in (state or {}).get(name, fresh).items()}
             for name, parameter in self.parameters.items()
         }
 
@@ -45,11 +42,6 @@ class Adam:
                 parameter.mul_(1 - LR * DECAY)
             rate, eps = LR * state.get("lr_factor", 1.0), EPS * state.get("eps_factor", 1.0)
             parameter.sub_(rate * mean / (deviation + eps))
-
-
-def whole(entry):
-    """One tensor's optimizer state, read from row 0 to the last."""
-    return {key: value if isinstance(value, float) else value.rows(0, value.shape[0]).double() for key, value in entry.items()}
 
 
 def train(model, adam, first):
@@ -70,11 +62,7 @@ def trained(family, **sizes):
     adam = Adam(model)
     train(model, adam, 0)
     kept = {
-        name: {
-            "exp_avg": MappedTensor(state["exp_avg"].clone()),
-            "exp_avg_sq": MappedTensor(state["exp_avg_sq"].clone()),
-            "step": float(STEPS),
-        }
+        name: {key: MappedTensor(state[key].clone()) for key in ("exp_avg", "exp_avg_sq")} | {"step": float(STEPS)}
         for name, state in adam.state.items()
     }
     return model, adam, kept
@@ -86,7 +74,8 @@ def continued(family, growth, target):
     assert set(kept) == set(state_of(model))
     plan, config = plan_of(model, target, growth)
     grown = loaded(grown_tensors(plan, model), config)
-    after = train(grown, Adam(grown, grow_optimizer(plan, kept)), STEPS)
+    state = grow_optimizer(plan, kept) if plan.growth.optimizer_state == "grow" else None
+    after = train(grown, Adam(grown, state), STEPS)
     return train(model, adam, STEPS), after
 
 
@@ -110,17 +99,12 @@ def test_units_and_heads_alone(target):
 @pytest.mark.parametrize("left_out", [{"element_rates": False}, {"optimizer_state": "fresh", "element_rates": False}])
 def test_the_comparison_would_notice(left_out):
     """Without rates of their own copies learn faster, and without the moments they begin anew."""
-    model, adam, kept = trained("gpt2")
-    plan, config = plan_of(model, {"hidden_size": 64}, MOMENTS | left_out)
-    grown = loaded(grown_tensors(plan, model), config)
-    state = grow_optimizer(plan, kept) if plan.growth.optimizer_state == "grow" else None
-    after = train(grown, Adam(grown, state), STEPS)
-    before = train(model, adam, STEPS)
+    before, after = continued("gpt2", MOMENTS | left_out, {"hidden_size": 64})
     assert max(abs(a - b) for a, b in zip(before, after, strict=True)) > 1e-3
 
 
 def of(state, name):
-    return whole(state[name])
+    return {key: value if isinstance(value, float) else whole(value).double() for key, value in state[name].items()}
 
 
 @pytest.mark.parametrize(
@@ -180,9 +164,5 @@ def test_added_layers_start_anew(depth):
     added = [1, 3] if depth == "interleave" else [2, 3]
     for layer in range(4):
         state = of(grown, f"transformer.h.{layer}.mlp.c_fc.weight")
-        fresh = (
-            (state["exp_avg"] == 0).all()
-            and (state["exp_avg_sq"] == 0).all()
-            and bool((torch.tensor(state["step"]) == 0).all())
-        )
+        fresh = not any(torch.as_tensor(state[key]).any() for key in ("exp_avg", "exp_avg_sq", "step"))
         assert fresh == (layer in added)

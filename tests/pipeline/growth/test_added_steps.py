@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from pipeline.growth.added_steps import ADDED_STEPS_LEFT
-from pipeline.growth.expectations import expectations
+from pipeline.growth.certificate import expectations
 from pipeline.growth.optimizer_growth import begin_optimizer
 from pipeline.growth.state import Constant
+from tests.pipeline.growth import check
 from tests.pipeline.growth.models import FAMILY_NAMES, OTHERS, plan_of, small_model
-from tests.pipeline.growth.test_upcycling import MIXTRAL, NOISE, PARTS, QWEN2, QWEN3, planned
+from tests.pipeline.growth.test_upcycling import MIXTRAL, NOISE, PARTS, QWEN2, QWEN3
 
 STEPS = 7
 ADDED = {"added": {"warmup_steps": STEPS}}
@@ -81,7 +82,7 @@ def test_what_is_new_of_gpt2_stands_where_the_source_has_no_row_no_column_and_no
     ],
 )
 def test_of_mixtures_the_first_copy_of_a_network_or_expert_is_the_sources_own(name, sizes, growth):
-    plan, _ = planned(name, sizes, growth | ADDED)
+    plan, _ = check.planned(name, sizes, growth | ADDED)
     found = left(plan)
     new = sum(int((value == STEPS).sum()) for value in found.values())
     assert new == plan.graph.parameters - plan.stored_graph.parameters
@@ -90,8 +91,8 @@ def test_of_mixtures_the_first_copy_of_a_network_or_expert_is_the_sources_own(na
 
 
 def test_units_of_the_first_copy_that_are_drawn_anew_are_new():
-    drawn = left(planned("llama", MIXTRAL, ADDED | {"drop_upcycling": 0.5})[0])
-    for name, value in left(planned("llama", MIXTRAL, ADDED)[0]).items():
+    drawn = left(check.planned("llama", MIXTRAL, ADDED | {"drop_upcycling": 0.5})[0])
+    for name, value in left(check.planned("llama", MIXTRAL, ADDED)[0]).items():
         if "experts.0." in name:
             assert not value.any() and (drawn[name] == STEPS).double().mean() == 0.5
         else:

@@ -4,18 +4,19 @@ import dataclasses
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from pipeline.common.errors import UserError
-from pipeline.families import FAMILIES, target_config
+from pipeline.families import FAMILIES
 from pipeline.families.tensors import RESIDUAL
 from pipeline.growth import plan as planning
 from pipeline.growth.deadlock import Deadlock
 from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.fused_parameters import stored_of
+from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.index_map import ZERO
-from pipeline.growth.plan import plan_growth
-from pipeline.recipe import GrowthConfig, TargetConfig
 from tests.pipeline.growth import check
+from tests.pipeline.growth.models import family_named
 
 STEPS = 4
 """What a zero keeps from learning learns a step after it: rows of a new unit after its columns, its scores after its values."""
@@ -26,7 +27,7 @@ SIZES = {
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
     "head_dim": 8,
-    "intermediate_size": 20,
+    "intermediate_size": 24,
     "vocab_size": 23,
     "max_position_embeddings": 16,
 }
@@ -36,23 +37,29 @@ HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
 GROWTHS = {
     "auto": (WIDER | {"num_hidden_layers": 3}, {}),
     "copies": (WIDER, {"width": "fpi"}),
+    "next layer": (WIDER, {"width": "aki"}),
+    "neighbours": ({"hidden_size": 32, "num_hidden_layers": 3}, {"width": "nai", "depth": "last_layer"}),
+    "average": (WIDER | {"num_hidden_layers": 3}, {"width": "average_pad", "depth": "interleave"}),
+    "square roots": ({"hidden_size": 32}, {"width": "sqrt_count"}),
     "direct copy": (WIDER, {"width": "direct_copy"}),
     "zeros": (WIDER, {"width": "zero_pad"}),
-    "zeros in the FFN": ({"intermediate_size": 27}, {"width": "zero_pad"}),
+    "zeros in the FFN": ({"intermediate_size": 31}, {"width": "zero_pad"}),
     "small values": (WIDER, {"width": "zero_pad", "noise": 0.1}),
     "scaled zeros": (WIDER, {"width": "zero_pad", "scaled": True}),
 }
 OF_THEIR_OWN = {
     "zeros in heads": (HEADS, {"width": "zero_pad"}),
     "zeros in wider heads": ({"head_dim": 16}, {"width": "zero_pad"}),
-    "zeros in the stream": (WIDER | {"num_attention_heads": 2, "intermediate_size": 20}, {"width": "zero_pad"}),
+    "zeros in the stream": (WIDER | {"num_attention_heads": 2, "intermediate_size": 24}, {"width": "zero_pad"}),
     "wider heads": ({"head_dim": 16}, {}),
+    "wider heads that copy": ({"head_dim": 16}, {"width": "fpi"}),
+    "wider heads at random": ({"head_dim": 16}, {"width": "direct_copy"}),
 }
 """Of families whose heads need not fill the stream."""
 
 
 def configured(name, **changed):
-    family = FAMILIES[name]
+    family = family_named(name)
     known = {key: value for key, value in SIZES.items() if key != "head_dim" or hasattr(family.config_class, key)}
     return check.small_config(family, **known | {family.intermediate_key: SIZES["intermediate_size"]} | changed)
 
@@ -63,8 +70,7 @@ def planned(monkeypatch):
     monkeypatch.setattr(planning, "_refuse_deadlock", lambda plan: None)
 
     def plan(name, sizes, growth, **changed):
-        config = configured(name, **changed)
-        return plan_growth(config, target_config(config, TargetConfig(**sizes)), GrowthConfig(**growth), 1, stock=True)
+        return check.plan_of(configured(name, **changed), sizes, growth)
 
     return plan
 
@@ -91,15 +97,18 @@ def measured(plan, grown):
     for _ in range(STEPS):
         optimizer.zero_grad()
         with Float64Casts():
-            output = grown(**inputs)[plan.family.logits]
-            torch.nn.functional.cross_entropy(output.flatten(0, 1), read.roll(-1, 1).flatten()).backward()
+            outputs = grown(**inputs)
+            loss = cross_entropy(outputs[plan.family.logits].flatten(0, 1), read.roll(-1, 1).flatten())
+            if plan.family.pair_logits is not None:
+                loss += cross_entropy(outputs[plan.family.pair_logits], torch.arange(len(ids)) % 2)
+            loss.backward()
         for name, parameter in parameters.items():
             # Of two biases of logits a class leaves one unused.
             gradient = torch.ones_like(parameter) if parameter.grad is None else parameter.grad.abs()
             torch.maximum(largest[name], gradient, out=largest[name])
         optimizer.step()
     found = set()
-    stored = stored_of(plan.graph, {name: check.Whole(values) for name, values in largest.items()})
+    stored = stored_of(plan.graph, {name: MappedTensor(values) for name, values in largest.items()})
     largest = {name: tensor.rows(0, tensor.shape[0]) for name, tensor in stored.items()}
     for name, tensor in plan.tensors.items():
         # Experts are made alike, and one is looked at.
@@ -131,7 +140,7 @@ KINDS = ("bert", "gpt2", "llama", "qwen3", "gemma2", "olmo2", "starcoder2")
 """Families whose norms stand in other places or are others."""
 CASES = [
     *((name, growth) for name in FAMILIES for growth in ("auto", "zeros")),
-    *((name, growth) for name in KINDS for growth in GROWTHS if growth not in ("auto", "zeros")),
+    *((name, growth) for name in (*KINDS, "bert with pairs") for growth in GROWTHS if growth not in ("auto", "zeros")),
     *((name, growth) for name in KINDS if FAMILIES[name].own_head_dim for growth in OF_THEIR_OWN),
 ]
 
@@ -176,13 +185,13 @@ def test_new_queries_and_keys_that_are_both_zero_never_learn(name, both, planned
 
 def test_units_whose_gate_and_rows_are_both_zero_never_learn(planned):
     """Whatever reads them: each is the other's gradient."""
-    plan = planned("llama", {"intermediate_size": 27}, {"width": "direct_copy"})
+    plan = planned("llama", {"intermediate_size": 31}, {"width": "direct_copy"})
     mlp = "model.layers.{layer}.mlp."
-    both = with_zeros(plan, {mlp + "gate_proj.weight", mlp + "up_proj.weight"}, 0, 20)
+    both = with_zeros(plan, {mlp + "gate_proj.weight", mlp + "up_proj.weight"}, 0, 24)
     assert derived(both) == measured(both, grown(both, "llama"))
     assert derived(both) == {(mlp + "gate_proj.weight", 0, 7), (mlp + "up_proj.weight", 0, 7), (mlp + "down_proj.weight", 1, 7)}
     for one in ("gate_proj.weight", "up_proj.weight"):
-        alone = with_zeros(plan, {mlp + one}, 0, 20)
+        alone = with_zeros(plan, {mlp + one}, 0, 24)
         assert derived(alone) == measured(alone, grown(alone, "llama")) == set()
 
 
@@ -217,7 +226,7 @@ def test_a_gain_of_zero_behind_a_matrix_of_zeros_never_learns(planned):
     [
         (
             "llama",
-            {"intermediate_size": 27},
+            {"intermediate_size": 31},
             {"width": "zero_pad"},
             r"growth\.width: zero_pad leaves both sides of a product zero, .* for ever: "
             r"7 rows of model\.layers\.0\.mlp\.gate_proj\.weight, 7 rows of model\.layers\.0\.mlp\.up_proj\.weight, "
@@ -232,8 +241,6 @@ def test_a_gain_of_zero_behind_a_matrix_of_zeros_never_learns(planned):
     ],
 )
 def test_a_growth_that_leaves_anything_dead_is_refused_by_tensor(name, sizes, growth, words):
-    config = configured(name)
-    target = target_config(config, TargetConfig(**sizes))
     with pytest.raises(UserError, match=words):
-        plan_growth(config, target, GrowthConfig(**growth), 1)
-    assert plan_growth(config, target, GrowthConfig(**growth, noise=0.02), 1)
+        check.plan_of(configured(name), sizes, growth)
+    assert check.plan_of(configured(name), sizes, growth | {"noise": 0.02})

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.families import FAMILIES, target_config
+from pipeline.families import target_config
 from pipeline.growth.description import describe
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.plan import plan_growth
@@ -37,12 +37,10 @@ def test_stretched_positions_are_said_to_be(planned):
     [("gemma2", "-1, to which the norm adds 1: the layer writes nothing"), ("olmo2", "zero: the layer writes nothing")],
 )
 def test_a_gain_that_silences_a_layer_is_said_as_it_is_stored(name, said):
-    family = FAMILIES[name]
-    config = check.small_config(family)
-    plan = plan_growth(config, target_config(config, TargetConfig(num_hidden_layers=4)), GrowthConfig(depth="last_layer"), 1)
+    plan, model = check.planned(name, {"num_hidden_layers": 4}, {"depth": "last_layer"})
     gain = "model.layers.3.post_feedforward_layernorm.weight"
     assert describe(plan, gain) == said
-    stored = check.grown_model(plan, check.random_model(family, config, 1)).state_dict()[gain]
+    stored = check.grown_model(plan, model).state_dict()[gain]
     assert (stored == (-1.0 if name == "gemma2" else 0.0)).all()
 
 

@@ -30,7 +30,7 @@ from data_prep.settings import TokenizerConfig
 from data_prep.tokenizers.loading import load_tokenizer
 from data_prep.tokenizers.training import train_tokenizer
 from pipeline.common.errors import UserError
-from pipeline.growth.expectations import expectations
+from pipeline.growth.certificate import expectations
 from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.moments import fresh_adam
 from pipeline.growth.offline import OfflineGrowth
@@ -42,6 +42,9 @@ from tests.pipeline.growth.models import offline
 GPT2, BERT = (Path(__file__).parents[4] / "shared" / "data" / "tokenizers" / name for name in ("gpt2", "bert-base-uncased"))
 ENGLISH = ["The residual stream of the model is read by every layer, and the layers add to the stream.\n" * 3] * 4
 GERMAN = ["Der Strom der Reste wird von jeder Schicht gelesen, und die Schichten addieren zum Strom der Reste.\n" * 3] * 4
+
+
+SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
 def made(folder: Path, text: list[str], vocab_size: int, algorithm: str = "byte_level_bpe", family: str = "gpt2") -> Path:
@@ -67,6 +70,20 @@ def gpt2(folder: Path, **keys: object) -> Path:
     sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32, "vocab_size": tokenizer.vocab_size}
     ids = {"bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id}
     return saved(GPT2LMHeadModel(GPT2Config(**sizes | ids | keys)), folder)
+
+
+def t5(folder: Path, **keys: object) -> Path:
+    made(folder, ENGLISH, 330, "sentencepiece_bpe", "roberta")
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 330}
+    return saved(T5ForConditionalGeneration(T5Config(**sizes, pad_token_id=1, eos_token_id=2, **keys)), folder)
+
+
+def padded(folder: Path, token: str | None = None) -> Path:
+    """Give a folder's tokenizer a padding token: a new one, or its own end of texts."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": token or tokenizer.eos_token})
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def opened(
@@ -153,8 +170,7 @@ def test_another_byte_level_vocabulary_in_another_order_has_the_rows_of_the_toke
 def test_a_sentencepiece_vocabulary_has_the_rows_of_the_bytes_that_its_pieces_stand_for(tmp_path):
     made(tmp_path / "source", ENGLISH, 300)
     ids = {"bos_token_id": 0, "eos_token_id": 0, "tie_word_embeddings": False}
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 300}
-    source = saved(LlamaForCausalLM(LlamaConfig(**sizes, **ids, num_key_value_heads=1)), tmp_path / "source")
+    source = saved(LlamaForCausalLM(LlamaConfig(**SIZES, **ids, vocab_size=300, num_key_value_heads=1)), tmp_path / "source")
     made(tmp_path / "new", ENGLISH, 330, "sentencepiece_bpe", "llama")
     grown(source, tmp_path / "new", tmp_path / "out", num_hidden_layers=2)
     old = AutoTokenizer.from_pretrained(source).get_vocab()
@@ -177,8 +193,7 @@ def test_word_pieces_have_the_rows_of_what_they_mean_and_unknown_ones_the_mean_o
     (tmp_path / "new").mkdir()
     changed = ["[PAD]", "[MASK]", "[SEP]", "[UNK]", "[CLS]", "##ing", "reading", ",", "東", "the"]
     (tmp_path / "new" / "vocab.txt").write_text("\n".join(changed), encoding="utf-8")
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 10}
-    source = saved(BertForMaskedLM(BertConfig(**sizes)), tmp_path / "source")
+    source = saved(BertForMaskedLM(BertConfig(**SIZES, vocab_size=10)), tmp_path / "source")
     certificate = grown(source, tmp_path / "new", tmp_path / "out", vocab_size=12)
     before, after = (BertForMaskedLM.from_pretrained(tmp_path / name, dtype=torch.float64) for name in ("source", "out"))
     carried = {0: 0, 1: 4, 2: 3, 3: 1, 4: 2, 5: 6, 7: 8, 9: 5}
@@ -253,38 +268,27 @@ def test_what_cannot_be_grown_to_a_tokenizer_is_refused(tmp_path):
 
 
 def test_a_decoder_starts_with_the_new_tokenizers_padding_and_one_without_is_refused(tmp_path):
-    made(tmp_path / "source", ENGLISH, 330, "sentencepiece_bpe", "roberta")
-    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 330}
-    config = T5Config(**sizes, pad_token_id=1, eos_token_id=2, decoder_start_token_id=1, tie_word_embeddings=False)
-    source = saved(T5ForConditionalGeneration(config), tmp_path / "source")
-    new = AutoTokenizer.from_pretrained(made(tmp_path / "new", ENGLISH, 290))
+    source = t5(tmp_path / "source", decoder_start_token_id=1, tie_word_embeddings=False)
+    new = made(tmp_path / "new", ENGLISH, 290)
     with pytest.raises(UserError, match="has no token for decoder_start_token_id, which is 1 in the source"):
-        grown(source, tmp_path / "new", tmp_path / "out")
-    new.add_special_tokens({"pad_token": "[PAD]"})
-    new.save_pretrained(tmp_path / "new")
-    certificate = grown(source, tmp_path / "new", tmp_path / "out")
+        grown(source, new, tmp_path / "out")
+    certificate = grown(source, padded(new, "[PAD]"), tmp_path / "out")
     assert certificate["measured"]["max_logit_difference"] < 1e-11
     config = T5Config.from_pretrained(tmp_path / "out")
     assert (config.decoder_start_token_id, config.pad_token_id, config.eos_token_id) == (290, 290, 0)
 
 
 def test_a_decoder_whose_start_the_source_does_not_name_has_the_new_padding_and_no_start(tmp_path):
-    made(tmp_path / "source", ENGLISH, 330, "sentencepiece_bpe", "roberta")
-    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 330}
-    source = saved(T5ForConditionalGeneration(T5Config(**sizes, pad_token_id=1, eos_token_id=2)), tmp_path / "source")
+    source = t5(tmp_path / "source")
     assert "decoder_start_token_id" not in (source / "config.json").read_text(encoding="utf-8")
-    new = AutoTokenizer.from_pretrained(made(tmp_path / "new", ENGLISH, 290))
-    new.add_special_tokens({"pad_token": "[PAD]"})
-    new.save_pretrained(tmp_path / "new")
-    grown(source, tmp_path / "new", tmp_path / "out")
+    grown(source, padded(made(tmp_path / "new", ENGLISH, 290), "[PAD]"), tmp_path / "out")
     config = T5Config.from_pretrained(tmp_path / "out")
     assert (getattr(config, "decoder_start_token_id", None), config.pad_token_id, config.eos_token_id) == (None, 290, 0)
 
 
 def test_a_tokenizer_that_pads_where_no_position_is_counted_from_is_refused(tmp_path):
     made(tmp_path / "source", ENGLISH, 300, family="roberta")
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 300}
-    source = saved(RobertaForMaskedLM(RobertaConfig(**sizes, max_position_embeddings=34)), tmp_path / "source")
+    source = saved(RobertaForMaskedLM(RobertaConfig(**SIZES, vocab_size=300, max_position_embeddings=34)), tmp_path / "source")
     new = AutoTokenizer.from_pretrained(source)
     new.add_special_tokens({"pad_token": "[NEW]"})
     new.save_pretrained(tmp_path / "new")
@@ -310,8 +314,7 @@ def test_a_padding_that_is_the_end_of_texts_is_the_configurations_as_it_is_the_t
         old.save_pretrained(tmp_path / "source")
         new.add_tokens(["[PAD]"], special_tokens=True)
     ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": padded}
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 301}
-    source = saved(LlamaForCausalLM(LlamaConfig(**sizes, **ids)), tmp_path / "source")
+    source = saved(LlamaForCausalLM(LlamaConfig(**SIZES, **ids, vocab_size=301)), tmp_path / "source")
     new.pad_token = new.eos_token
     new.save_pretrained(tmp_path / "new")
     certificate = grown(source, tmp_path / "new", tmp_path / "out")
@@ -323,15 +326,10 @@ def test_a_padding_that_is_the_end_of_texts_is_the_configurations_as_it_is_the_t
 
 
 def test_a_decoder_that_starts_with_padding_does_not_start_with_the_end_of_a_text(tmp_path):
-    made(tmp_path / "source", ENGLISH, 330, "sentencepiece_bpe", "roberta")
-    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 330}
-    config = T5Config(**sizes, pad_token_id=1, eos_token_id=2, decoder_start_token_id=1)
-    source = saved(T5ForConditionalGeneration(config), tmp_path / "source")
-    new = AutoTokenizer.from_pretrained(made(tmp_path / "new", ENGLISH, 290))
-    new.pad_token = new.eos_token
-    new.save_pretrained(tmp_path / "new")
+    source = t5(tmp_path / "source", decoder_start_token_id=1)
+    new = padded(made(tmp_path / "new", ENGLISH, 290))
     with pytest.raises(UserError, match=r"no token for decoder_start_token_id, which is 1 .* or one for padding alone"):
-        grown(source, tmp_path / "new", tmp_path / "out")
+        grown(source, new, tmp_path / "out")
 
 
 def test_the_exactness_says_over_how_many_tokens_it_holds_and_few_are_warned_of(tmp_path):

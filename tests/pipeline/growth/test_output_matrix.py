@@ -5,17 +5,15 @@ import json
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import PreTrainedModel
 
 from pipeline.families import FAMILIES
 from pipeline.growth import streaming
 from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.output_matrix import settle_output
-from pipeline.growth.probe import probe
 from pipeline.growth.sources import open_source
 from tests.pipeline.growth.directories import as_bin, in_shards
-from tests.pipeline.growth.models import FAMILY_NAMES, family_named, offline, small_model, tokens, without_casts
+from tests.pipeline.growth.models import FAMILY_NAMES, family_named, offline, small_model, streamed_logits, tokens
 
 ENCODERS = ("bert", "bert with pairs", "roberta")
 ROUNDING = 1e-10
@@ -39,36 +37,27 @@ def saved(directory, name, *, said, change, form="safetensors"):
     return family
 
 
-def stock(directory, family) -> PreTrainedModel:
+def stock_logits(directory, family):
     model = family.model_class.from_pretrained(directory, dtype=torch.float64, attn_implementation="sdpa").eval()
-    return without_casts(model)
-
-
-def computed(source):
-    return probe(source.family, source.config, source.state, tokens())
+    with torch.no_grad(), Float64Casts():
+        return model(input_ids=tokens())[family.logits]
 
 
 def same_as_stock(source, directory):
-    model = stock(directory, source.family)
-    with torch.no_grad(), Float64Casts():
-        theirs = model(input_ids=tokens())[source.family.logits]
-    return (computed(source) - theirs).abs().max().item() <= ROUNDING
-
-
-def weight(family):
-    return family.output
+    moved = streamed_logits(source, tokens()) - stock_logits(directory, source.family)
+    return moved.abs().max().item() <= ROUNDING
 
 
 def own_matrix(tensors, family):
-    tensors[weight(family)] = torch.randn_like(tensors[family.words]) * 0.3
+    tensors[family.output] = torch.randn_like(tensors[family.words]) * 0.3
 
 
 def equal_matrix(tensors, family):
-    tensors[weight(family)] = tensors[family.words].clone()
+    tensors[family.output] = tensors[family.words].clone()
 
 
 def no_matrix(tensors, family):
-    del tensors[weight(family)]
+    del tensors[family.output]
 
 
 def no_embedding(tensors, family):
@@ -78,7 +67,7 @@ def no_embedding(tensors, family):
 def nearly_equal(tensors, family):
     """Differs in the last row alone."""
     equal_matrix(tensors, family)
-    tensors[weight(family)][-1, 3] += 0.5
+    tensors[family.output][-1, 3] += 0.5
 
 
 @pytest.mark.parametrize(
@@ -105,7 +94,7 @@ def test_the_output_matrix_is_what_transformers_computes_with(tmp_path, name, sa
     source = open_source(tmp_path)
     assert source.config.tie_word_embeddings is tied
     assert same_as_stock(source, tmp_path)
-    told = [remark for remark in source.remarks if weight(family) in remark]
+    told = [remark for remark in source.remarks if family.output in remark]
     assert bool(told) == (said is not tied or change is no_embedding), source.remarks
 
 
@@ -120,25 +109,17 @@ def test_a_matrix_that_is_not_there_is_tied_though_the_configuration_says_not(tm
     assert same_as_stock(source, tmp_path)
 
 
-def bias(family):
-    return family.output_bias
-
-
-def shared_bias(family):
-    return family.head_alias[bias(family)]
-
-
 def own_bias(tensors, family):
-    tensors[bias(family)] = torch.randn_like(tensors[shared_bias(family)])
+    tensors[family.output_bias] = torch.randn_like(tensors[family.head_alias[family.output_bias]])
 
 
 def no_bias(tensors, family):
-    del tensors[bias(family)]
+    del tensors[family.output_bias]
 
 
 def no_shared_bias(tensors, family):
     own_bias(tensors, family)
-    del tensors[shared_bias(family)]
+    del tensors[family.head_alias[family.output_bias]]
 
 
 @pytest.mark.parametrize("said", [True, False])
@@ -159,7 +140,7 @@ def test_the_outputs_bias_is_what_transformers_computes_with(tmp_path, name, cha
         saved(tmp_path, name, said=True, change=change)
     assert same_as_stock(source, tmp_path)
     if change_bias is own_bias and change_matrix is not own_matrix:
-        assert any(remark.startswith(f"{bias(family)} differs from") for remark in source.remarks)
+        assert any(remark.startswith(f"{family.output_bias} differs from") for remark in source.remarks)
 
 
 @pytest.mark.parametrize(
@@ -177,11 +158,9 @@ def test_what_is_written_says_what_is_true_and_computes_the_same(tmp_path, name,
     assert (
         json.loads((tmp_path / "out/config.json").read_text()).get("tie_word_embeddings") == source.config.tie_word_embeddings
     )
-    written = stock(tmp_path / "out", source.family)
-    with torch.no_grad(), Float64Casts():
-        theirs = written(input_ids=tokens())[source.family.logits]
+    written = stock_logits(tmp_path / "out", source.family)
     # The grown weights are rounded to float32.
-    assert torch.allclose(theirs, computed(source), atol=2e-4 if target else ROUNDING)
+    assert torch.allclose(written, streamed_logits(source, tokens()), atol=2e-4 if target else ROUNDING)
     again = open_source(tmp_path / "out")
     assert again.config.tie_word_embeddings == source.config.tie_word_embeddings and again.remarks == ()
 

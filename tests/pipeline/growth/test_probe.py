@@ -2,6 +2,7 @@
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,12 +15,12 @@ from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.inspection import inspect
 from pipeline.growth.plan import plan_growth
-from pipeline.growth.probe import compare, probe
+from pipeline.growth.probe import compare
 from pipeline.growth.streamed_model import streamed_model
 from pipeline.recipe import GrowthConfig, TargetConfig
 from tests.fp16 import FP16
 from tests.pipeline.growth import check
-from tests.pipeline.growth.models import FAMILY_NAMES, small_model, state_of, tokens
+from tests.pipeline.growth.models import FAMILY_NAMES, small_model, state_of, streamed_logits, tokens
 
 ROUNDING = 1e-12
 """Float64 logits of order 1 to 10 differ by the order of summation alone, 1e-14."""
@@ -40,7 +41,7 @@ def test_what_is_read_to_inspect_and_to_compare_is_counted(saved, family, metere
     _, source = saved(family, tied=False)
     inspect(source.state, "source")
     size, told = metered["source: looking through the values"]
-    assert sum(told) == size == sum(tensor.numel() for tensor in source_tensors(source))
+    assert sum(told) == size == sum(torch.Size(tensor.shape).numel() for tensor in source.state.values())
     target = target_config(source.config, TargetConfig(num_hidden_layers=source.config.num_hidden_layers + 1))
     plan = plan_growth(source.config, target, GrowthConfig(width="fpi", depth="stack"), 0)
     compare(source, plan, target)
@@ -48,33 +49,6 @@ def test_what_is_read_to_inspect_and_to_compare_is_counted(saved, family, metere
     # Of embeddings only the rows that are looked up are read, some of them twice.
     assert 0.5 * size < sum(told) < 1.2 * size
     assert len(told) > 20
-
-
-def source_tensors(source):
-    return [tensor.rows(0, tensor.shape[0]) for tensor in source.state.values()]
-
-
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_streamed_logits_are_the_whole_models(saved, family, tied, monkeypatch):
-    # Chunks of a few rows, of which the last is shorter.
-    monkeypatch.setattr(streaming, "HOST_CHUNK_ELEMENTS", 200)
-    model, source = saved(family, tied=tied)
-    input_ids = torch.arange(24).reshape(2, 12) * 7 % model.config.vocab_size
-    with torch.no_grad(), Float64Casts():
-        expected = model(**source.family.inputs(input_ids)).logits
-    logits = probe(source.family, source.config, source.state, input_ids)
-    assert logits.dtype == torch.float64
-    assert (logits - expected).abs().max() < ROUNDING
-    single = probe(source.family, source.config, source.state, input_ids, torch.float32)
-    # 24 bits, a few dozen products.
-    assert single.dtype == torch.float32 and (single - expected).abs().max() < 1e-4
-
-
-def test_building_a_streamed_model_leaves_torch_as_it_was(saved):
-    _, source = saved("gpt2")
-    probe(source.family, source.config, source.state, torch.zeros(1, 2, dtype=torch.long))
-    assert not torch.nn.Linear(2, 3).weight.is_meta
 
 
 class Counted:
@@ -89,16 +63,32 @@ class Counted:
         return rows
 
 
+@pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_no_large_tensor_is_whole(saved, family, monkeypatch):
-    monkeypatch.setattr(streaming, "HOST_CHUNK_ELEMENTS", 300)
-    _, source = saved(family)
+def test_streamed_logits_are_the_whole_models_and_no_large_tensor_is_whole(saved, family, tied, monkeypatch):
+    # Chunks of a few rows, of which the last is shorter.
+    monkeypatch.setattr(streaming, "HOST_CHUNK_ELEMENTS", 200)
+    model, source = saved(family, tied=tied)
     state = {name: Counted(tensor) for name, tensor in source.state.items()}
-    probe(source.family, source.config, state, torch.arange(8).reshape(1, 8))
+    input_ids = torch.arange(24).reshape(2, 12) * 7 % model.config.vocab_size
+    with torch.no_grad(), Float64Casts():
+        expected = model(**source.family.inputs(input_ids)).logits
+    logits = streamed_logits(replace(source, state=state), input_ids)
+    assert logits.dtype == torch.float64
+    assert (logits - expected).abs().max() < ROUNDING
+    single = streamed_logits(source, input_ids, torch.float32)
+    # 24 bits, a few dozen products.
+    assert single.dtype == torch.float32 and (single - expected).abs().max() < 1e-4
     for name, tensor in state.items():
-        assert tensor.most <= max(300, torch.Size(tensor.shape[1:]).numel()) or len(tensor.shape) == 1, name
+        assert tensor.most <= max(200, torch.Size(tensor.shape[1:]).numel()) or len(tensor.shape) == 1, name
         # Not every expert is chosen.
         assert tensor.most > 0 or ".experts." in name, f"{name} is never read"
+
+
+def test_building_a_streamed_model_leaves_torch_as_it_was(saved):
+    _, source = saved("gpt2")
+    streamed_logits(source, torch.zeros(1, 2, dtype=torch.long))
+    assert not torch.nn.Linear(2, 3).weight.is_meta
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

@@ -9,11 +9,10 @@ from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES
 from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.huggingface import open_huggingface
-from pipeline.growth.probe import probe
 from pipeline.growth.sources import open_source, preview_source
 from pipeline.growth.streamed_model import streamed_model
 from tests.pipeline.growth.directories import describe, in_shards, rewrite
-from tests.pipeline.growth.models import logits, small_model, tokens, whole, without_casts
+from tests.pipeline.growth.models import logits, small_model, streamed_logits, tokens, whole
 
 TOLERANCE = 1e-10
 """Both sides compute the same numbers in float64, in another order."""
@@ -53,7 +52,7 @@ def saved_by(directory, family, class_name, *, tied=True):
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     model.save_pretrained(directory)
-    return without_casts(model)
+    return model
 
 
 def hidden(model, base):
@@ -207,7 +206,7 @@ def test_what_training_puts_around_names_is_taken_off_and_said(tmp_path, family,
     model.save_pretrained(tmp_path)
     rewrite(tmp_path, lambda tensors: {WRAPPED[wrapped](name): tensor for name, tensor in tensors.items()})
     source = open_source(tmp_path)
-    ours = probe(source.family, source.config, source.state, tokens())
+    ours = streamed_logits(source, tokens())
     assert torch.allclose(ours.flatten(), logits(model, tokens()).flatten()[: ours.numel()], atol=TOLERANCE)
     (said,) = [remark for remark in source.remarks if remark.startswith("the tensors' names lose ")]
     named = set(said.removeprefix("the tensors' names lose ").removesuffix(".").split("., "))
@@ -222,7 +221,7 @@ def test_wrapped_and_unwrapped_names_may_be_mixed_and_not_be_there_twice(tmp_pat
     model.save_pretrained(tmp_path)
     rewrite(tmp_path, lambda tensors: {("module." * (i % 2)) + name: t for i, (name, t) in enumerate(sorted(tensors.items()))})
     source = open_source(tmp_path)
-    assert torch.allclose(probe(source.family, source.config, source.state, tokens()), logits(model, tokens()), atol=TOLERANCE)
+    assert torch.allclose(streamed_logits(source, tokens()), logits(model, tokens()), atol=TOLERANCE)
     rewrite(tmp_path, lambda tensors: tensors | {f"module.{name}": t for name, t in tensors.items() if "module." not in name})
     with pytest.raises(UserError, match=r"tensor '[^']*' is there twice"):
         open_source(tmp_path)
@@ -234,7 +233,7 @@ def test_shards_without_an_index_are_read_where_all_are_there(tmp_path, form):
     model.save_pretrained(tmp_path)
     in_shards(tmp_path, form, 3, index=False)
     source = open_source(tmp_path)
-    assert torch.allclose(probe(source.family, source.config, source.state, tokens()), logits(model, tokens()), atol=TOLERANCE)
+    assert torch.allclose(streamed_logits(source, tokens()), logits(model, tokens()), atol=TOLERANCE)
     assert "there is no index of the 3 shards, which are taken by their names" in source.remarks
     stem = "pytorch_model" if form == "bin" else "model"
     (tmp_path / f"{stem}-00002-of-00003.{form}").rename(tmp_path / f"{stem}-00002-of-00004.{form}")

@@ -7,18 +7,18 @@ import pytest
 import torch
 
 from pipeline.common.errors import UserError
-from pipeline.families import FAMILIES, target_config
+from pipeline.families import FAMILIES
 from pipeline.growth.description import describe
 from pipeline.growth.duplicates import predict_duplicates
 from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.fused_parameters import stored_of
 from pipeline.growth.gates import Gates, Share
+from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.optimizer_growth import going_on_from, grow_optimizer
-from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import predict
 from pipeline.growth.state import Source
 from pipeline.growth.step_predictions import predict_moments, predict_steps
-from pipeline.recipe import GrowthConfig, TargetConfig
+from tests.pipeline.families.grown import gradients
 from tests.pipeline.growth import check
 from tests.pipeline.growth.models import whole
 
@@ -34,37 +34,11 @@ def tokens(seed=2):
     return torch.randint(4, 61, (2, 24), generator=torch.Generator().manual_seed(seed))
 
 
-def planned(name, sizes, growth=None, **options):
-    """The plan, and the source's model."""
-    family = FAMILIES[name]
-    config = check.small_config(family, **options)
-    growth = GrowthConfig(**growth or {})
-    target = target_config(config, TargetConfig(**sizes), growth=growth)
-    plan = plan_growth(config, target, growth, 1, stock=True)
-    return plan, check.random_model(family, config, 1)
-
-
-def moved(plan, model):
-    """By how much logits move, and the grown model."""
-    after = check.grown_model(plan, model)
-    family = FAMILIES[model.config.model_type]
-    return (check.logits(plan.family, after, tokens()) - check.logits(family, model, tokens())).abs().max().item(), after
-
-
 def opened(model, optimizer=None):
     """The model as a source, its optimizer's state too."""
     family = FAMILIES[model.config.model_type]
-    held = {name: check.Whole(parameter.data) for name, parameter in model.named_parameters()}
+    held = {name: MappedTensor(parameter.data) for name, parameter in model.named_parameters()}
     return Source(None, model.config, family, stored_of(family.graph(model.config), held), optimizer)
-
-
-def gradients(graph, model):
-    """The gradient of each stored tensor."""
-    model.zero_grad()
-    with Float64Casts():
-        model(input_ids=tokens(), labels=tokens()).loss.backward()
-    held = {name: check.Whole(parameter.grad) for name, parameter in model.named_parameters()}
-    return {name: whole(tensor) for name, tensor in stored_of(graph, held).items()}
 
 
 EXACT = [
@@ -91,15 +65,15 @@ EXACT = [
 
 @pytest.mark.parametrize(("name", "sizes", "growth"), EXACT)
 def test_a_mixture_is_exact_by_options_that_keep_the_function(name, sizes, growth):
-    plan, model = planned(name, sizes, growth)
-    difference, _ = moved(plan, model)
+    plan, model = check.planned(name, sizes, growth)
+    difference, _ = check.moved(plan, model)
     assert predict(plan) == [] and difference < 1e-12, difference
 
 
 def test_gates_that_are_not_renormalized_are_nearly_exact_where_the_router_is_nearly_zero():
     """Down times E / k: without it logits would be off by half."""
-    plan, model = planned("qwen3", QWEN3 | {"norm_topk_prob": False}, {"router_std": 1e-8})
-    assert moved(plan, model)[0] < 1e-5
+    plan, model = check.planned("qwen3", QWEN3 | {"norm_topk_prob": False}, {"router_std": 1e-8})
+    assert check.moved(plan, model)[0] < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -107,8 +81,8 @@ def test_gates_that_are_not_renormalized_are_nearly_exact_where_the_router_is_ne
     [({}, NOISE), ({}, {"drop_upcycling": 0.25}), ({"intermediate_size": 130}, {"router_init": "zero"}), ({}, {})],
 )
 def test_experts_differ_by_what_is_to_make_them_unlike(sizes, growth):
-    plan, model = planned("llama", MIXTRAL | sizes, growth)
-    _, after = moved(plan, model)
+    plan, model = check.planned("llama", MIXTRAL | sizes, growth)
+    _, after = check.moved(plan, model)
     held = after.model.layers[0].mlp.experts
     alike = torch.equal(held.gate_up_proj[0], held.gate_up_proj[1]) and torch.equal(held.down_proj[0], held.down_proj[1])
     assert alike is (growth == {}) and predict_duplicates(plan) == []
@@ -118,11 +92,11 @@ def test_experts_differ_by_what_is_to_make_them_unlike(sizes, growth):
 
 
 def test_a_router_of_zero_alone_leaves_experts_alike():
-    assert predict_duplicates(planned("llama", MIXTRAL, {"router_init": "zero"})[0]) == ["experts"]
+    assert predict_duplicates(check.planned("llama", MIXTRAL, {"router_init": "zero"})[0]) == ["experts"]
 
 
 def test_dropped_units_are_drawn_from_the_tensor_and_the_others_stay():
-    plan, model = planned("llama", MIXTRAL | {"intermediate_size": 400}, {"drop_upcycling": 0.3}, intermediate_size=400)
+    plan, model = check.planned("llama", MIXTRAL | {"intermediate_size": 400}, {"drop_upcycling": 0.3}, intermediate_size=400)
     state = {name: whole(tensor) for name, tensor in plan.grow(opened(model).state, torch.float64).items()}
     inside, dropped = "model.layers.0.", []
     for expert in range(4):
@@ -145,20 +119,20 @@ def test_dropped_units_are_drawn_from_the_tensor_and_the_others_stay():
 # --- Adam's state ---------------------------------------------------------------------------------
 
 
-def adam_of(model, graph):
+def adam_of(model):
     """A state whose exp_avg and exp_avg_sq are the gradients and their squares."""
     return {
-        name: {"exp_avg": check.Whole(value), "exp_avg_sq": check.Whole(value**2), "step": 7.0}
-        for name, value in gradients(graph, model).items()
+        name: {"exp_avg": MappedTensor(value), "exp_avg_sq": MappedTensor(value**2), "step": 7.0}
+        for name, value in gradients(model).items()
     }
 
 
 def test_an_expert_that_no_token_chose_starts_without_a_state():
     """Of exp_avg_sq = 0 and a count of steps that goes on, a first update would be some times the rate."""
-    plan, model = planned("llama", MIXTRAL, {"optimizer_state": "grow"})
+    plan, model = check.planned("llama", MIXTRAL, {"optimizer_state": "grow"})
     shares = [Share(0.5, 0.25), Share(0.0, 0.0), Share(0.25, 0.1), Share(0.25, 0.1)]
     upcycling = replace(plan.form, measured=Gates(10, [shares] * 3))
-    kept = upcycling.optimizer(adam_of(model, plan.stored_graph))
+    kept = upcycling.optimizer(adam_of(model))
     names = [name for name in plan.graph.tensors() if ".experts." in name]
     assert {name for name in names if name not in kept} == {name for name in names if ".experts.1." in name}
 
@@ -179,10 +153,10 @@ def test_an_expert_that_no_token_chose_starts_without_a_state():
 )
 def test_gradients_of_experts_sum_to_those_of_the_network_that_they_are_made_of(name, sizes, growth):
     """Of a = W' / W, the sum over copies is 1 / a of the source's."""
-    plan, model = planned(name, sizes, growth)
-    before = gradients(plan.stored_graph, model)
+    plan, model = check.planned(name, sizes, growth)
+    before = gradients(model)
     after = check.grown_model(plan, model)
-    now = gradients(plan.graph, after)
+    now = gradients(after)
     checked = 0
     for tensor, part in plan.form.slices.items():
         same = [
@@ -214,10 +188,10 @@ EQUAL_GATES = [
 
 @pytest.mark.parametrize(("name", "sizes", "growth"), EQUAL_GATES)
 def test_moments_are_those_of_the_experts_own_gradients_where_gates_are_equal(name, sizes, growth):
-    plan, model = planned(name, sizes, growth | {"optimizer_state": "grow"})
+    plan, model = check.planned(name, sizes, growth | {"optimizer_state": "grow"})
     assert predict_moments(plan) == [] and not plan.takes_gates
-    kept = grow_optimizer(plan, adam_of(model, plan.stored_graph))
-    now = gradients(plan.graph, check.grown_model(plan, model))
+    kept = grow_optimizer(plan, adam_of(model))
+    now = gradients(check.grown_model(plan, model))
     checked = 0
     for tensor in plan.tensors:
         entry = kept[tensor]
@@ -233,8 +207,8 @@ def test_moments_are_those_of_the_experts_own_gradients_where_gates_are_equal(na
 
 def test_of_near_uniform_gates_v_is_over_k_e_and_m_over_e():
     """Not E^2: where k of E are chosen, the mean of the squared gate is k / E times 1 / k^2."""
-    plan, model = planned("llama", MIXTRAL, {"optimizer_state": "grow"})
-    adam = adam_of(model, plan.stored_graph)
+    plan, model = check.planned("llama", MIXTRAL, {"optimizer_state": "grow"})
+    adam = adam_of(model)
     kept = grow_optimizer(plan, adam)["model.layers.1.block_sparse_moe.experts.3.w2.weight"]
     source = adam["model.layers.1.mlp.down_proj.weight"]
     torch.testing.assert_close(whole(kept["exp_avg"]), whole(source["exp_avg"]).float() / 4)
@@ -244,8 +218,8 @@ def test_of_near_uniform_gates_v_is_over_k_e_and_m_over_e():
 
 
 def test_momentum_of_muon_and_lion_has_the_share_of_the_first_moment_and_new_tensors_have_none():
-    plan, model = planned("qwen2", QWEN2 | PARTS | {"hidden_size": 128}, {"optimizer_state": "grow"})
-    adam = adam_of(model, plan.stored_graph)
+    plan, model = check.planned("qwen2", QWEN2 | PARTS | {"hidden_size": 128}, {"optimizer_state": "grow"})
+    adam = adam_of(model)
     muon = {
         name: {"momentum_buffer": entry["exp_avg"]} if "layers" in name and len(entry["exp_avg"].shape) > 1 else entry
         for name, entry in adam.items()
@@ -264,14 +238,16 @@ def test_momentum_of_muon_and_lion_has_the_share_of_the_first_moment_and_new_ten
             entry.keys() == {"exp_avg"} and torch.equal(whole(entry["exp_avg"]), whole(as_adam[name]["exp_avg"]))
         ), name
     with pytest.raises(UserError, match=r"growth\.new_moments: an expert made of a dense model's FFN has the share"):
-        planned("qwen2", QWEN2, {"optimizer_state": "grow", "new_moments": "copied"})
+        check.planned("qwen2", QWEN2, {"optimizer_state": "grow", "new_moments": "copied"})
     with pytest.raises(UserError, match=r"growth\.element_rates: only adamw has .* the source's is muon"):
-        grow_optimizer(planned("qwen2", {}, {"optimizer_state": "grow", "element_rates": True})[0], muon)
+        grow_optimizer(check.planned("qwen2", {}, {"optimizer_state": "grow", "element_rates": True})[0], muon)
 
 
 def test_gates_that_are_measured_are_those_of_the_stock_router():
-    plan, model = planned("qwen3", QWEN3 | PARTS | {"mlp_only_layers": [1]}, {"optimizer_state": "grow", "router_std": 0.5})
-    adam = adam_of(model, plan.stored_graph)
+    plan, model = check.planned(
+        "qwen3", QWEN3 | PARTS | {"mlp_only_layers": [1]}, {"optimizer_state": "grow", "router_std": 0.5}
+    )
+    adam = adam_of(model)
     measured = plan.with_gates(plan.form.measure(opened(model), tokens(5)))
     after = check.grown_model(plan, model)
     with torch.no_grad(), Float64Casts():
@@ -298,8 +274,8 @@ def test_gates_that_are_measured_are_those_of_the_stock_router():
 @pytest.mark.parametrize(("name", "sizes", "growth"), EQUAL_GATES[:2])
 def test_ten_steps_of_adam_with_grown_moments_are_those_of_the_dense_model(name, sizes, growth):
     """All experts are chosen by equal gates, the router stands still, and element_rates gives each its own rate and eps."""
-    plan, model = planned(name, sizes, growth | {"optimizer_state": "grow", "element_rates": True})
-    family, adam = FAMILIES[name], adam_of(model, plan.stored_graph)
+    plan, model = check.planned(name, sizes, growth | {"optimizer_state": "grow", "element_rates": True})
+    family, adam = FAMILIES[name], adam_of(model)
     kept, after = grow_optimizer(plan, adam), check.grown_model(plan, model)
     untrained = check.logits(family, model, tokens(3))
     plain = {key: entry | {"lr_factor": 1.0, "eps_factor": 1.0} for key, entry in adam.items()}
@@ -313,8 +289,8 @@ def test_ten_steps_of_adam_with_grown_moments_are_those_of_the_dense_model(name,
     ]
     for graph, one, state in zip((plan.stored_graph, plan.graph), (model, after), states, strict=True):
         for _ in range(10):
-            found = gradients(graph, one)
-            stored = stored_of(graph, {key: check.Whole(parameter.data) for key, parameter in one.named_parameters()})
+            found = gradients(one)
+            stored = stored_of(graph, {key: MappedTensor(parameter.data) for key, parameter in one.named_parameters()})
             for key, gradient in found.items():
                 # Parts of one FFN add unlike things, so that a router of theirs would learn.
                 if not key.endswith(".gate.weight"):
@@ -343,9 +319,9 @@ def step_adam(state, weights, gradient, rate=1e-3, eps=1e-6):
     ],
 )
 def test_any_rows_of_a_mixture_and_of_its_adam_are_the_same_bits_as_in_the_whole(name, sizes, growth):
-    plan, model = planned(name, sizes, growth | {"optimizer_state": "grow", "element_rates": True})
+    plan, model = check.planned(name, sizes, growth | {"optimizer_state": "grow", "element_rates": True})
     state = dict(plan.grow(opened(model).state))
-    kept = grow_optimizer(plan, adam_of(model, plan.stored_graph))
+    kept = grow_optimizer(plan, adam_of(model))
     state |= {
         f"{name} {key}": value for name, entry in kept.items() for key, value in entry.items() if not isinstance(value, float)
     }
@@ -374,8 +350,8 @@ def test_any_rows_of_a_mixture_and_of_its_adam_are_the_same_bits_as_in_the_whole
 @pytest.mark.parametrize("renormalized", [True, False])
 def test_experts_of_fewer_units_are_parts_of_the_sources(name, sizes, experts, renormalized):
     options = {"norm_topk_prob": renormalized} if name != "mixtral" else {}
-    plan, model = planned(name, sizes, **options)
-    difference, after = moved(plan, model)
+    plan, model = check.planned(name, sizes, **options)
+    difference, after = check.moved(plan, model)
     assert predict(plan) == [] and difference < 1e-12, difference
     assert (plan.target.num_experts, after.config.num_experts_per_tok) == experts
     assert "each expert of the source is read as" in plan.form.remarks[0]
@@ -411,12 +387,12 @@ def test_experts_of_fewer_units_are_parts_of_the_sources(name, sizes, experts, r
 )
 def test_what_a_mixture_cannot_be_is_refused_by_key(name, sizes, growth, says):
     with pytest.raises(UserError) as error:
-        planned(name, sizes, growth)
+        check.planned(name, sizes, growth)
     assert says in str(error.value)
 
 
 def test_a_plan_says_of_what_units_an_expert_is_made():
-    plan, _ = planned("qwen3", QWEN3 | PARTS | {"mlp_only_layers": [0]}, NOISE)
+    plan, _ = check.planned("qwen3", QWEN3 | PARTS | {"mlp_only_layers": [0]}, NOISE)
     inside = "model.layers.1.mlp."
     assert describe(plan, f"{inside}experts.3.up_proj.weight").startswith(f"{inside}up_proj.weight units 50 to 100; ")
     last = f"{inside}down_proj.weight units 50 to 100, x 2, noise of 0.25 standard deviations, +e and -e in pairs; "

@@ -80,7 +80,7 @@ def moved(source, target, operators, added) -> float:
     growth = GrowthConfig(**operators, optimizer_state="grow", added=added)
     plan = plan_growth(config, target_config(config, TargetConfig(**target)), growth, 3, stock=True)
     weights = {name: tensor.rows(0, tensor.shape[0]) for name, tensor in plan.grow(state).items()}
-    grown = loaded(weights, plan.config, stock=True).float()
+    grown = loaded(weights, plan.config).float()
     losses, _ = trained(grown, begin_optimizer(plan, kept), growth.added, BATCHES[BEFORE:])
     assert losses[0] == pytest.approx(gone_on[0], abs=1e-5)
     return max(abs(ours - theirs) for ours, theirs in zip(losses, gone_on, strict=True))
