@@ -112,16 +112,19 @@ class Deadlock:
         """Return what never has a gradient, of one of the layers that are made alike."""
         before = -1
         while True:
-            self._pass()
+            self._tape = []
+            for output in self._outputs():
+                output.gradient[:] = True
+            for back in reversed(self._tape):
+                back()
             dead = [one for parameter in self._parameters.values() for one in parameter.dead()]
             reached = sum(each.reached for each in self._parameters.values()) if dead else before
             if reached == before:
                 return dead
             before = reached
 
-    def _pass(self) -> None:
+    def _outputs(self) -> list[_Flow]:
         head = self.graph.head
-        self._tape, outputs = [], []
         for number, stack in enumerate(self.graph.stacks):
             stream = self._stack(number, stack)
             x = self._norm(stack.final, stream)
@@ -129,14 +132,11 @@ class Deadlock:
                 self._encoded = x
         if head.transform is not None:
             x = self._linear(head.transform, x)
-        outputs.append(self._product(head.matrix, self._norm(head.norm, x), into=1))
-        outputs += [self._bias(bias, outputs[0]) for bias in head.biases]
+        logits = self._product(head.matrix, self._norm(head.norm, x), into=1)
+        outputs = [logits, *(self._bias(bias, logits) for bias in head.biases)]
         if self.graph.pooler is not None:
             outputs.append(self._linear(self.graph.pooler.classes, self._linear(self.graph.pooler.dense, stream)))
-        for output in outputs:
-            output.gradient[:] = True
-        for back in reversed(self._tape):
-            back()
+        return outputs
 
     # --- nodes ------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from pipeline.growth.initialization import drawing
 from pipeline.growth.new_tokenizer import NewTokenizer
 from pipeline.growth.port_maps import build_maps
 from pipeline.growth.token_rows import TokenRows, describe_tokens
-from pipeline.growth.upcycling import plan_upcycling
+from pipeline.growth.upcycling import DenseUpcycling, plan_upcycling
 from pipeline.operators import DEPTH, WIDTH, Origin, Stream, Units
 from pipeline.operators.base import StreamNorms
 from pipeline.recipe import GrowthConfig
@@ -62,7 +62,7 @@ def plan_growth(
     maps = build_maps(old.sizes, new.sizes, WIDTH[growth.width], growth, seed)
     content = WIDTH[growth.width].content(growth.model_dump(), StreamNorms(old.stream_norm, write=not old.holds_means))
     heads = new.norms_all_heads and not content.fills and maps["heads"].grows
-    experts = form.copies_ffn or 0 < old.sizes.get("experts", 0) < new.sizes.get("experts", 0)
+    experts = isinstance(form, DenseUpcycling) or 0 < old.sizes.get("experts", 0) < new.sizes.get("experts", 0)
     copies = content.units is Units.COPY or content.stream is Stream.COPY or heads or experts
     _refuse_idle_options(growth, family, old, copies=copies)
     tokens, described = _tokens(growth, tokenizer, old.sizes["vocab"], new.sizes["vocab"])

@@ -36,11 +36,6 @@ class SourceForm:
         return family_of(self.source).graph(self.source)
 
     @property
-    def copies_ffn(self) -> bool:
-        """Whether several experts are made of the same network."""
-        return False
-
-    @property
     def slices_per_network(self) -> int:
         """Into how many experts a network is cut."""
         return 1

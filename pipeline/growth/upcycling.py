@@ -48,11 +48,6 @@ class DenseUpcycling(MixtureForm):
                 found.append((number, network, body))
         return found
 
-    @property
-    def copies_ffn(self) -> bool:
-        """Experts are copies of one network, or of its slices."""
-        return True
-
     @cached_property
     def slices_per_network(self) -> int:
         """Into how many experts a network is cut."""
@@ -229,11 +224,6 @@ class DenseUpcycling(MixtureForm):
         return found
 
     @property
-    def redrawn(self) -> int:
-        """How many units of each expert are redrawn."""
-        return round(self.growth.drop_upcycling * self.first.each[0].last.into.size(self.graph.sizes))
-
-    @property
     def leaves_duplicates(self) -> bool:
         """Whether experts that are copies have the same gradient for ever."""
         return self.growth.router_init == "zero" and not (self.growth.drop_upcycling or self.growth.symmetry != "none")
@@ -291,7 +281,8 @@ def _check_options(upcycling: DenseUpcycling) -> None:
             "growth.symmetry: split is of copies of channels, heads and units, and a dense model becomes copies of experts; "
             "name paired, or leave it out"
         )
-    if growth.drop_upcycling and not upcycling.redrawn:
+    units = upcycling.first.each[0].last.into.size(upcycling.graph.sizes)
+    if growth.drop_upcycling and not round(growth.drop_upcycling * units):
         raise UserError(
             f"growth.drop_upcycling: {growth.drop_upcycling} of an expert's units is less than one of them; name a larger "
             "share, or leave it out"

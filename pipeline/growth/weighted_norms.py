@@ -46,21 +46,17 @@ class WeightedNorms:
     def _now(self, begin: torch.Tensor) -> torch.Tensor:
         return (1.0 - self._share) * begin + self._share / len(begin)
 
-    def _weights_for(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the weights on the device and in the type of what they weigh."""
-        key = hidden.device, hidden.dtype
-        if key not in self._weights:
-            begin = self._begin.to(hidden.device)
-            self._weights[key] = begin, self._now(begin).to(hidden.dtype)
-        return self._weights[key][1]
-
     def _forward(self, module: Any, norm: Norm) -> Callable[[torch.Tensor], torch.Tensor]:
         centred = norm.kind == "layer"
         eps = module.eps if hasattr(module, "eps") else module.variance_epsilon
 
         def forward(hidden_states: torch.Tensor) -> torch.Tensor:
             wide = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
-            weights = self._weights_for(wide)
+            key = wide.device, wide.dtype
+            if key not in self._weights:
+                begin = self._begin.to(wide.device)
+                self._weights[key] = begin, self._now(begin).to(wide.dtype)
+            _, weights = self._weights[key]
             if centred:
                 wide = wide - (wide * weights).sum(-1, keepdim=True)
             variance = (wide.square() * weights).sum(-1, keepdim=True)
