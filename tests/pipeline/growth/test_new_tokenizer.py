@@ -108,8 +108,17 @@ def table(folder: Path, name: str = "get_input_embeddings") -> torch.Tensor:
     return getattr(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64), name)().weight.detach()
 
 
-def test_three_added_tokens_start_at_the_mean_of_their_pieces_and_every_other_row_stays(tmp_path):
-    source = gpt2(made(tmp_path / "source", ENGLISH, 290))
+@pytest.fixture
+def source(tmp_path):
+    return gpt2(made(tmp_path / "source", ENGLISH, 290))
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    return made(tmp_path / "new", GERMAN, 280)
+
+
+def test_three_added_tokens_start_at_the_mean_of_their_pieces_and_every_other_row_stays(tmp_path, source):
     old, new = AutoTokenizer.from_pretrained(source), AutoTokenizer.from_pretrained(source)
     added = ["Grundgesetz", " residualstream"]
     new.add_tokens(added)
@@ -144,8 +153,7 @@ def test_published_vocabularies_of_two_kinds_meet_in_what_their_tokens_mean():
         assert torch.equal(rows_by_token(tokenizer, tokenizer, own, own, size).rows, torch.arange(size))
 
 
-def test_another_byte_level_vocabulary_in_another_order_has_the_rows_of_the_tokens_that_both_spell(tmp_path):
-    source = gpt2(made(tmp_path / "source", ENGLISH, 290))
+def test_another_byte_level_vocabulary_in_another_order_has_the_rows_of_the_tokens_that_both_spell(tmp_path, source):
     made(tmp_path / "new", [*GERMAN, *ENGLISH[:1]], 275)
     certificate = grown(source, tmp_path / "new", tmp_path / "out")
     old, new = (AutoTokenizer.from_pretrained(tmp_path / name).get_vocab() for name in ("source", "new"))
@@ -209,9 +217,7 @@ def test_word_pieces_have_the_rows_of_what_they_mean_and_unknown_ones_the_mean_o
     assert "has no pieces for them" in told[0]
 
 
-def test_rows_made_of_pieces_are_the_same_bits_in_any_partition(tmp_path):
-    source = gpt2(made(tmp_path / "source", ENGLISH, 290))
-    tokenizer = made(tmp_path / "new", GERMAN, 280)
+def test_rows_made_of_pieces_are_the_same_bits_in_any_partition(source, tokenizer):
     rows = opened(source, tokenizer, {"hidden_size": 24}).grown["transformer.wte.weight"]
     whole = rows.rows(0, 280)
     for ranks in (1, 2, 3, 4, 7):
@@ -220,9 +226,7 @@ def test_rows_made_of_pieces_are_the_same_bits_in_any_partition(tmp_path):
         assert torch.equal(torch.cat(parts), whole)
 
 
-def test_moments_of_carried_tokens_come_along_and_those_of_new_ones_are_fresh(tmp_path):
-    source = gpt2(made(tmp_path / "source", ENGLISH, 290))
-    tokenizer = made(tmp_path / "new", GERMAN, 280)
+def test_moments_of_carried_tokens_come_along_and_those_of_new_ones_are_fresh(source, tokenizer):
     growth = opened(source, tokenizer)
     plan = growth.plan
     moments = {
@@ -239,8 +243,7 @@ def test_moments_of_carried_tokens_come_along_and_those_of_new_ones_are_fresh(tm
         assert bool((values[~new] == carried).all())
 
 
-def test_generation_follows_the_new_tokenizer_and_lists_of_other_ids_are_refused(tmp_path):
-    source = gpt2(made(tmp_path / "source", ENGLISH, 290))
+def test_generation_follows_the_new_tokenizer_and_lists_of_other_ids_are_refused(tmp_path, source):
     GenerationConfig(bos_token_id=0, eos_token_id=[0], temperature=0.5, do_sample=True).save_pretrained(source)
     tokenizer = made(tmp_path / "new", ENGLISH, 320, "sentencepiece_bpe", "roberta")
     grown(source, tokenizer, tmp_path / "out")
@@ -252,9 +255,7 @@ def test_generation_follows_the_new_tokenizer_and_lists_of_other_ids_are_refused
         grown(source, tokenizer, tmp_path / "other")
 
 
-def test_what_cannot_be_grown_to_a_tokenizer_is_refused(tmp_path):
-    source = gpt2(made(tmp_path / "source", ENGLISH, 290))
-    tokenizer = made(tmp_path / "new", GERMAN, 280)
+def test_what_cannot_be_grown_to_a_tokenizer_is_refused(tmp_path, source, tokenizer):
     with pytest.raises(UserError, match=r"target\.vocab_size: 279 is smaller than the 280 ids of .*new"):
         grown(source, tokenizer, tmp_path / "out", vocab_size=279)
     with pytest.raises(UserError, match=r"growth\.vocabulary: pieces are those .*; name target\.tokenizer"):
@@ -332,8 +333,7 @@ def test_a_decoder_that_starts_with_padding_does_not_start_with_the_end_of_a_tex
         grown(source, new, tmp_path / "out")
 
 
-def test_the_exactness_says_over_how_many_tokens_it_holds_and_few_are_warned_of(tmp_path):
-    source = gpt2(made(tmp_path / "source", ENGLISH, 290))
+def test_the_exactness_says_over_how_many_tokens_it_holds_and_few_are_warned_of(tmp_path, source):
     words = {"<|endoftext|>": 0} | {f"word{number}": number for number in range(1, 20)}
     few = verbatim(tmp_path / "few", WordLevel(words, unk_token="word1"), WhitespaceSplit(), eos_token="<|endoftext|>")
     many = made(tmp_path / "many", [*GERMAN, *ENGLISH[:1]], 275)
@@ -346,8 +346,7 @@ def test_the_exactness_says_over_how_many_tokens_it_holds_and_few_are_warned_of(
         assert any(line.startswith(few_rows) for line in lines) is warned
 
 
-def test_a_model_grows_to_a_tokenizer_that_cannot_read_special_tokens_as_text(tmp_path):
-    source = gpt2(made(tmp_path / "source", ENGLISH, 290))
+def test_a_model_grows_to_a_tokenizer_that_cannot_read_special_tokens_as_text(tmp_path, source):
     pieces = [("<|endoftext|>", 0.0), ("<unk>", 0.0), *((f"▁{word}", -2.0) for word in ("the", "model", "stream"))]
     pieces += [(letter, -5.0) for letter in "abcdefghijklmnopqrstuvwxyz<|>▁"]
     new = verbatim(tmp_path / "new", Unigram(pieces, 1), Metaspace(), eos_token="<|endoftext|>", unk_token="<unk>")
