@@ -23,14 +23,8 @@ class ConcatenatedRows:
 
     def flat(self, start: int, stop: int) -> torch.Tensor:
         """Return elements [start, stop) of the parameter flattened; of each tensor no more rows are read than hold them."""
-        found, begin = [], 0
-        for part in self.parts:
-            size = math.prod(part.shape)
-            first, last = max(start - begin, 0), min(stop - begin, size)
-            if first < last:
-                found.append(flat(part, first, last))
-            begin += size
-        return torch.cat(found)
+        sizes = [math.prod(part.shape) for part in self.parts]
+        return torch.cat([flat(self.parts[number], first, last) for number, first, last, _ in _overlaps(sizes, start, stop)])
 
 
 class FlatSlice:
@@ -119,10 +113,16 @@ def slices_of(
 
     That is the tensor, the first of its elements, the one after the last, and by how much they begin behind `start`.
     """
+    elements = [math.prod(tensor.shape(sizes)) for tensor in tensors]
+    for number, first, last, place in _overlaps(elements, start, stop):
+        yield tensors[number], first, last, place
+
+
+def _overlaps(sizes: Sequence[int], start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yield the same of tensors of so many elements, each by its number."""
     begin = 0
-    for tensor in tensors:
-        size = math.prod(tensor.shape(sizes))
+    for number, size in enumerate(sizes):
         first, last = max(start - begin, 0), min(stop - begin, size)
         if first < last:
-            yield tensor, first, last, begin + first - start
+            yield number, first, last, begin + first - start
         begin += size
