@@ -66,46 +66,42 @@ _SMALL: Mapping[str, Any] = {
     "eos_token_id": 3,
 }
 
-GROWTHS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
-    "identity": ({}, {}),
-    "width x2": ({"hidden_size": 128}, {}),
-    "width x1.5": ({"hidden_size": 96}, {}),
-    "copies x2": ({"hidden_size": 128}, {"width": "fpi"}),
-    "copies x1.5": ({"hidden_size": 96}, {"width": "fpi"}),
-    "heads": ({"num_attention_heads": 8}, {}),
-    "head dimension": ({"head_dim": 32}, {}),
-    "FFN": ({"intermediate_size": 130}, {}),
-    "depth": ({"num_hidden_layers": 5}, {"depth": "interleave"}),
-    "decoder's depth": ({"num_decoder_layers": 5}, {}),
-    "depth on top": ({"num_hidden_layers": 5}, {"depth": "last_layer"}),
-    "width and depth": ({"hidden_size": 128, "num_hidden_layers": 4}, {}),
-    "untied": ({"tie_word_embeddings": False}, {}),
-    "untied, width": ({"hidden_size": 128, "tie_word_embeddings": False}, {}),
+GROWTHS: Mapping[str, Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]]] = {
+    "hidden_size": {
+        "identity": ({}, {}),
+        "width x2": ({"hidden_size": 128}, {}),
+        "width x1.5": ({"hidden_size": 96}, {}),
+        "copies x2": ({"hidden_size": 128}, {"width": "fpi"}),
+        "copies x1.5": ({"hidden_size": 96}, {"width": "fpi"}),
+        "heads": ({"num_attention_heads": 8}, {}),
+        "head dimension": ({"head_dim": 32}, {}),
+        "FFN": ({"intermediate_size": 130}, {}),
+        "depth": ({"num_hidden_layers": 5}, {"depth": "interleave"}),
+        "depth on top": ({"num_hidden_layers": 5}, {"depth": "last_layer"}),
+        "width and depth": ({"hidden_size": 128, "num_hidden_layers": 4}, {}),
+        "untied": ({"tie_word_embeddings": False}, {}),
+        "untied, width": ({"hidden_size": 128, "tie_word_embeddings": False}, {}),
+    },
+    "num_decoder_layers": {"decoder's depth": ({"num_decoder_layers": 5}, {})},
+    "num_experts": {
+        "experts x2": ({"num_experts": 8}, {}),
+        "experts x3, x2": ({"num_experts": 12, "hidden_size": 128}, {}),
+        "experts' units": ({"num_experts": 8, "hidden_size": 128, "intermediate_size": 260}, {}),
+        "experts, same k": ({"num_experts": 8, "num_experts_per_tok": 2}, {}),
+    },
+    "n_group": {
+        "experts, same groups": ({"num_experts": 8, "n_group": 2, "topk_group": 1}, {}),
+        "shared experts": ({"n_shared_experts": 3, "moe_intermediate_size": 30}, {}),
+    },
+    "kv_lora_rank": {
+        "latents": ({"kv_lora_rank": 20, "q_lora_rank": 33}, {}),
+        "latents, copies": ({"kv_lora_rank": 20, "hidden_size": 128}, {"width": "fpi"}),
+        "latents, heads": ({"kv_lora_rank": 24, "qk_nope_head_dim": 14, "v_head_dim": 15, "num_attention_heads": 6}, {}),
+        "keys' channels": ({"qk_nope_head_dim": 11, "head_dim": 32}, {}),
+        "values' channels": ({"v_head_dim": 17}, {}),
+    },
 }
-"""Name -> the target's sizes and the growth's options."""
-
-OF_EXPERTS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
-    "experts x2": ({"num_experts": 8}, {}),
-    "experts x3, x2": ({"num_experts": 12, "hidden_size": 128}, {}),
-    "experts' units": ({"num_experts": 8, "hidden_size": 128, "intermediate_size": 260}, {}),
-    "experts, same k": ({"num_experts": 8, "num_experts_per_tok": 2}, {}),
-}
-"""The same of mixtures of experts."""
-
-OF_GROUPS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
-    "experts, same groups": ({"num_experts": 8, "n_group": 2, "topk_group": 1}, {}),
-    "shared experts": ({"n_shared_experts": 3, "moe_intermediate_size": 30}, {}),
-}
-"""Of those whose experts stand in groups."""
-
-OF_LATENTS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
-    "latents": ({"kv_lora_rank": 20, "q_lora_rank": 33}, {}),
-    "latents, copies": ({"kv_lora_rank": 20, "hidden_size": 128}, {"width": "fpi"}),
-    "latents, heads": ({"kv_lora_rank": 24, "qk_nope_head_dim": 14, "v_head_dim": 15, "num_attention_heads": 6}, {}),
-    "keys' channels": ({"qk_nope_head_dim": 11, "head_dim": 32}, {}),
-    "values' channels": ({"v_head_dim": 17}, {}),
-}
-"""Of attention over latents."""
+"""By a size that a configuration has: name -> the target's sizes and the growth's options."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,13 +203,10 @@ def outcomes(family: Family, **changed: Any) -> Iterator[Outcome]:
     config = small_config(family, **changed)
     model = random_model(family, config, 1)
     largest = logits(family, model, IDS).abs().max().item()
-    more = {"num_experts": OF_EXPERTS, "n_group": OF_GROUPS, "kv_lora_rank": OF_LATENTS}
-    growths = dict(GROWTHS)
-    for key, of_key in more.items():
+    growths: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {}
+    for key, of_key in GROWTHS.items():
         growths |= of_key if has_key(family.config_class, key) else {}
     for name, (sizes, options) in growths.items():
-        if "num_decoder_layers" in sizes and not has_key(family.config_class, "num_decoder_layers"):
-            continue
         try:
             plan = plan_of(config, sizes, options)
         except UserError as error:
