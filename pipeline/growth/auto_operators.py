@@ -73,6 +73,5 @@ def _width(model: Model, source: Sizes, target: Sizes, *, stock: bool) -> tuple[
         return "exact_aki", f"it is exact at {ratio}: whole copies keep the statistics of a {norm}, and {_UNITS}", True
     none = f"no operator is exact under a stock {norm} at {ratio}"
     if not stock:
-        return "fpi", f"{none}, and copies are where norms weigh each channel by 1/C, C being how often it is copied", True
-    reason = f"{none}, and of those that are not exact it moves logits least: whole copies, the rest at their mean"
-    return "average_pad", reason, True
+        return "fpi", f"{none}; copies are, where norms weigh each channel by 1/C, C being how often it is copied", True
+    return "average_pad", f"{none}; whole copies, with the other channels at their mean, move logits least", True
