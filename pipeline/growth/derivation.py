@@ -275,14 +275,7 @@ class Derivation:
         fact = Fact.given(rows, numel(ports, self.source.sizes), factor)
         return fact if rows.next_layer is None or not self.rules.zero_output else fact.noisy(rows.next_layer)
 
-    def _norm(
-        self,
-        norm: Norm,
-        x: Fact,
-        *,
-        wanted: AxisIndexMap | None = None,
-        read_by: AxisIndexMap | None = None,
-    ) -> Fact:
+    def _norm(self, norm: Norm, x: Fact, *, wanted: AxisIndexMap | None = None, read_by: AxisIndexMap | None = None) -> Fact:
         """A norm whose gain brings copies to scale 1, to that of `wanted`, or to where `read_by` reads the source's."""
         normed, cause = facts.normalize(x, norm.kind, weighted=self.rules.weighted)
         if cause is not None:
