@@ -251,13 +251,7 @@ class Reference:
             final = Norm(e / s**2, e / (s * c.sqrt()), nothing) if self.tied else norm
         elif self.tied:
             final = Norm(e / c, e / c, nothing)
-        return {
-            "write": Side(written, above),
-            "transform": Side(e),
-            "read": Side(e / c),
-            "gain": norm,
-            "final": final,
-        }
+        return {"write": Side(written, above), "transform": Side(e), "read": Side(e / c), "gain": norm, "final": final}
 
     def _padded(self, kind: str, k: int) -> dict[str, Side | Norm]:
         """LEMON's average padding and the zero padding that the norms do not see; k whole copies, then the rest."""

@@ -109,12 +109,7 @@ def test_averages_are_the_same_bits_however_many_rows_are_read_and_after_json():
             {"layers": [0, {0: 0.5, 1: 0.5}, 1, 2]},
             "layers 0 and 1 differ in their windows",
         ),
-        (
-            "modernbert",
-            {},
-            {"layers": [0, {0: 0.5, 1: 0.5}, 1, 2]},
-            "layers 0 and 1 differ in their windows",
-        ),
+        ("modernbert", {}, {"layers": [0, {0: 0.5, 1: 0.5}, 1, 2]}, "layers 0 and 1 differ in their windows"),
     ],
 )
 def test_averages_that_are_none_are_refused(name, options, growth, says):

@@ -49,10 +49,7 @@ def test_a_gain_that_silences_a_layer_is_said_as_it_is_stored(name, said):
     [
         ({"width": "nai", "noise": 0.125}, "noise of 0.125 standard deviations on what is copied again"),
         ({"width": "fpi", "symmetry": "paired", "noise": 0.25}, "noise of 0.25 standard deviations"),
-        (
-            {"width": "fpi", "symmetry": "split", "noise": 0.5},
-            "copies' shares differ by up to 0.5 of the weight",
-        ),
+        ({"width": "fpi", "symmetry": "split", "noise": 0.5}, "copies' shares differ by up to 0.5 of the weight"),
     ],
 )
 def test_noise_is_said_of_the_tensors_that_get_it(planned, growth, words):

@@ -83,10 +83,7 @@ DEPTH = {
 }
 LISTS = {4: [0, 1, 2, 3], 8: [0, 1, 2, 1, 2, 3, 3, 0], 6: [0, 1, 1, 2, 2, 3]}
 
-MODELS = [
-    *((family, True) for family in FAMILY_NAMES),
-    *((family, False) for family in ("gpt2", "bert", "llama")),
-]
+MODELS = [*((family, True) for family in FAMILY_NAMES), *((family, False) for family in ("gpt2", "bert", "llama"))]
 
 
 @functools.cache
