@@ -38,7 +38,7 @@ def _inspect(arguments: argparse.Namespace, workers: Workers) -> None:
 
 def _report(arguments: argparse.Namespace, workers: Workers) -> None:
     # Of no use to the other commands: templates.
-    from data_prep.report.output import write_page
+    from data_prep.report.page import write_page
 
     print(write_page(PreparedData(arguments.directory), arguments.out))
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -89,6 +90,13 @@ class CorpusEntry(BaseModel):
     lengths: Counter[str]
     """Cleaned documents by the bits of their length in characters: "7" counts those of 64 to 127."""
     splits: dict[str, SplitEntry]
+
+    def add(self, counts: Mapping[str, Any]) -> None:
+        """Add counts of documents by name, of those fields that `counts` has."""
+        for key in ("dropped", "contaminated", "changed", "removed", "languages", "domains", "lengths"):
+            getattr(self, key).update(counts.get(key, {}))
+        for step, reasons in counts.get("dropped_by", {}).items():
+            self.dropped_by.setdefault(step, Counter()).update(reasons)
 
 
 class Manifest(BaseModel):

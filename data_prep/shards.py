@@ -9,8 +9,7 @@ import os
 import struct
 from array import array
 from bisect import bisect_right
-from collections import OrderedDict
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -27,8 +26,8 @@ _DTYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 6: np
 _CODES = {np.dtype(dtype): code for code, dtype in _DTYPES.items()}
 _UINT16_VOCABULARY = 65500
 """Megatron's own threshold for two-byte ids."""
-_MOST_MAPPED = 8192
-"""Shards that a process keeps mapped, by up to three maps: Linux lets it have 65,530 maps."""
+_MOST_MAPPED = 24_576
+"""Files that a process keeps mapped, up to three of a shard: Linux lets it have 65,530 maps."""
 
 
 def bin_path(prefix: Path) -> Path:
@@ -112,7 +111,7 @@ class ShardWriter:
 class Shard:
     """A shard's ids and index, each memory-mapped when first used; opening takes as long for any number of sequences.
 
-    Of the shards of a process the last used ones stay mapped; arrays handed out stay valid for as long as somebody has them.
+    Of the files of a process the last used ones stay mapped; arrays handed out stay valid for as long as somebody has them.
     What lies between the first and the last sequence is not looked at when a shard is opened: an index whose sequences lie in
     another order, or leave gaps that others make up for, is not noticed.
     """
@@ -178,22 +177,22 @@ class Shard:
     @property
     def tokens(self) -> np.ndarray:
         """The ids of all sequences, one flat array [size] of the shard's dtype."""
-        return _maps(self).tokens
+        return np.frombuffer(_mapped(self, self._data), self.dtype) if self.size else np.empty(0, self.dtype)
 
     @property
     def lengths(self) -> np.ndarray:
         """Tokens of each sequence, int32 [sequences]."""
-        return _maps(self).lengths
+        return np.frombuffer(_mapped(self, self._index), np.int32, self.sequences, _HEADER.size)
 
     @property
     def offsets(self) -> np.ndarray:
         """Byte at which each sequence begins, int64 [sequences]."""
-        return _maps(self).offsets
+        return np.frombuffer(_mapped(self, self._index), np.int64, self.sequences, _HEADER.size + 4 * self.sequences)
 
     @property
     def document_starts(self) -> np.ndarray:
         """First sequence of each document and, last, the number of sequences, int64 [documents + 1]."""
-        return _maps(self).document_starts
+        return np.frombuffer(_mapped(self, self._index), np.int64, self.documents + 1, _HEADER.size + 12 * self.sequences)
 
     def read(self, begin: int, end: int) -> np.ndarray:
         """Return tokens [begin, end), int64.
@@ -201,10 +200,10 @@ class Shard:
         Each block is compared before its first use. Raises UserError, naming the file, where the tokens are not those that were
         prepared, or are no ids of the vocabulary.
         """
-        maps, itemsize = _maps(self), self.dtype.itemsize
+        itemsize = self.dtype.itemsize
         if self.blocks is not None and (left := self.blocks.left(begin * itemsize, end * itemsize)):
-            self.blocks.compare(left, maps.digests(self.blocks))
-        ids = maps.tokens[begin:end].astype(np.int64)
+            self.blocks.compare(left, np.frombuffer(_mapped(self, self.blocks.digests), np.uint8))
+        ids = self.tokens[begin:end].astype(np.int64)
         # Seen without a sign an id below 0 is beyond any vocabulary.
         if self._vocab_size is not None and len(ids) and (unsigned := ids.view(np.uint64)).max() >= self._vocab_size:
             wrong = int(ids[unsigned.argmax()])
@@ -227,55 +226,9 @@ class Shard:
         return np.unique(offsets[self.document_starts[first + 1 : last + 1]]) // itemsize
 
 
-class _Maps:
-    """The arrays of one open shard; who reads its tokens alone does not touch its index."""
-
-    def __init__(self, shard: Shard) -> None:
-        self._shard = shard
-        self._digests: np.ndarray | None = None
-
-    @cached_property
-    def tokens(self) -> np.ndarray:
-        dtype = self._shard.dtype
-        return np.frombuffer(_mapped(bin_path(self._shard.prefix)), dtype) if self._shard.size else np.empty(0, dtype)
-
-    def digests(self, blocks: Blocks) -> np.ndarray:
-        if self._digests is None:
-            self._digests = np.frombuffer(_mapped(blocks.digests), np.uint8)
-        return self._digests
-
-    @cached_property
-    def _index(self) -> pyarrow.Buffer:
-        return _mapped(idx_path(self._shard.prefix))
-
-    @cached_property
-    def lengths(self) -> np.ndarray:
-        return np.frombuffer(self._index, np.int32, self._shard.sequences, _HEADER.size)
-
-    @cached_property
-    def offsets(self) -> np.ndarray:
-        return np.frombuffer(self._index, np.int64, self._shard.sequences, _HEADER.size + 4 * self._shard.sequences)
-
-    @cached_property
-    def document_starts(self) -> np.ndarray:
-        first = _HEADER.size + 12 * self._shard.sequences
-        return np.frombuffer(self._index, np.int64, self._shard.documents + 1, first)
-
-
-def _mapped(path: Path) -> pyarrow.Buffer:
-    """Map a file for as long as somebody has an array of it; raises UserError where it cannot be."""
+@lru_cache(_MOST_MAPPED)
+def _mapped(shard: Shard, path: Path) -> pyarrow.Buffer:
+    """Map a file of a shard for as long as somebody has an array of it; raises UserError where it cannot be."""
     # Python's own mmap would hold a file descriptor all the while.
     with readable(path), pyarrow.memory_map(str(path)) as file:
         return file.read_buffer()
-
-
-_OPEN: OrderedDict[Shard, _Maps] = OrderedDict()
-"""The shards that are mapped, the last used one at the end."""
-
-
-def _maps(shard: Shard) -> _Maps:
-    maps = _OPEN.pop(shard, None) or _Maps(shard)
-    _OPEN[shard] = maps
-    if len(_OPEN) > _MOST_MAPPED:
-        _OPEN.popitem(last=False)
-    return maps

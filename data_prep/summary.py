@@ -159,28 +159,20 @@ def _cleaned_corpora(plan: Plan, cleaned: list[Facts]) -> dict[str, CorpusEntry]
         for corpus in plan.config.corpora
     }
     for read, facts in zip(plan.slices, cleaned, strict=True):
-        entry = entries[read.corpus]
-        entry.documents_read += facts.counts["documents_in"]
-        entry.dropped.update(facts.counts["dropped"])
-        entry.lengths.update(facts.counts["lengths"])
-        _add_losses(entry, facts)
+        entries[read.corpus].documents_read += facts.counts["documents_in"]
+        _add(entries[read.corpus], facts.counts)
     return entries
 
 
 def _add_rewritten(entries: dict[str, CorpusEntry], rewritten: list[Facts]) -> None:
     """What the corpora lost behind deduplication; documents dropped for repeated text are counted with the copies."""
     for facts in rewritten:
-        entry = entries[facts.counts["corpus"]]
-        entry.dropped.update({name: count for name, count in facts.counts["dropped"].items() if name not in REASONS.values()})
-        _add_losses(entry, facts)
+        dropped = {name: count for name, count in facts.counts["dropped"].items() if name not in REASONS.values()}
+        _add(entries[facts.counts["corpus"]], facts.counts | {"dropped": dropped})
 
 
-def _add_losses(entry: CorpusEntry, facts: Facts) -> None:
-    """Add what cleaning, or a stage behind deduplication, counted by name."""
-    # An earlier version recorded nothing of an item that it finished, and no stage records all of these.
-    for key in ("contaminated", "changed", "removed", "languages", "domains"):
-        getattr(entry, key).update(facts.counts.get(key, {}))
-    for step, reasons in facts.counts.get("dropped_by", {}).items():
-        entry.dropped_by.setdefault(step, Counter()).update(reasons)
-    for reason, places in facts.counts["examples"].items():
+def _add(entry: CorpusEntry, counts: dict[str, Any]) -> None:
+    """Add what cleaning, or a stage behind deduplication, counted."""
+    entry.add(counts)
+    for reason, places in counts["examples"].items():
         entry.examples[reason] = (entry.examples.get(reason, []) + places)[:EXAMPLES]

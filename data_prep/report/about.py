@@ -23,13 +23,12 @@ def terms(data: PreparedData, plan: dict[str, Any]) -> list[tuple[str, str]]:
     # Each file with its hash; an earlier version has no class before them.
     files = [word.partition(":")[0] for word in manifest.tokenizer.split() if ":" in word]
     inputs = plan.get("inputs", [])
-    size = sum(one["size"] for one in inputs)
     found = [
         ("folder", str(data.directory)),
         ("fingerprint", manifest.fingerprint),
         ("manifest written", f"{written:%Y-%m-%d %H:%M} UTC, by the file's time"),
         ("format", str(manifest.format or "of an earlier version, which did not say")),
-        ("inputs", f"{len(inputs):,}, {size:,} bytes" if inputs else "not recorded"),
+        ("inputs", f"{len(inputs):,}, {sum(each['size'] for each in inputs):,} bytes" if inputs else "not recorded"),
         ("tokenizer", f"{data.tokenizer.kind}, {counted(manifest.vocab_size, 'id')}"),
         ("tokenizer's files", ", ".join(files)),
         ("sequences", f"a sequence is a {manifest.config.sequences}"),
@@ -55,30 +54,25 @@ def warnings(data: PreparedData, plan: dict[str, Any]) -> list[str]:
     lines = list(data.remarks)
     if not all("dropped_by" in entry.model_fields_set for entry in data.corpora):
         lines.append("An earlier version recorded why documents were dropped and not by which step: those stand under reading.")
-    lines += _first([f"{entry.name}: nothing is left to train on." for entry in data.corpora if not entry.splits[TRAIN].tokens])
-    lines += _first(
+    kinds = [
+        [f"{entry.name}: nothing is left to train on." for entry in data.corpora if not entry.splits[TRAIN].tokens],
         [
             f"{entry.name}: {counted(count, 'damaged file')} skipped, or read to where the damage is."
             for entry in data.corpora
             if (count := entry.dropped[BAD_FILE])
-        ]
-    )
-    lines += _first(
+        ],
         [
             f"No text of {name} has {decontamination.ngram} words, so that it was not looked for."
             for name, sizes in manifest.evaluation_sets.items()
             if decontamination is not None and not sizes["texts"]
-        ]
-    )
-    if manifest.encoding is not None:
-        lines += _first([f"{line}." for line in manifest.encoding.lines()[:-1]])
-    return lines + _first([f"{line}." for line in plan.get("left_out", [])])
-
-
-def _first(lines: list[str]) -> list[str]:
-    """The first of many lines, and how many more there are."""
-    rest = len(lines) - _OF_A_KIND
-    return lines if rest <= 1 else [*lines[:_OF_A_KIND], f"{rest:,} more are like these."]
+        ],
+        [f"{line}." for line in (manifest.encoding.lines()[:-1] if manifest.encoding else [])],
+        [f"{line}." for line in plan.get("left_out", [])],
+    ]
+    for kind in kinds:
+        rest = len(kind) - _OF_A_KIND
+        lines += kind if rest <= 1 else [*kind[:_OF_A_KIND], f"{rest:,} more are like these."]
+    return lines
 
 
 def shown_weights(data: PreparedData, entries: Sequence[CorpusEntry]) -> dict[str, float]:

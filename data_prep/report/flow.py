@@ -1,13 +1,13 @@
 """The way of the documents from what was read to what is kept: what each stage took out, and why."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from data_prep.dedupe.filtering import REASONS
 from data_prep.manifest import HELDOUT, TRAIN, CorpusEntry
 from data_prep.report.numbers import percent, ratio, top
-from data_prep.report.parts import Bar, Grid
+from data_prep.report.parts import Bar, Grid, share
 from data_prep.settings import DataPrepConfig
 from data_prep.steps.deduplicate import Deduplicate
 from data_prep.text.rejects import BAD_FILE, CONTAMINATED
@@ -37,32 +37,30 @@ def losses(entry: CorpusEntry, steps: Sequence[str]) -> list[Loss]:
 
     What an earlier version dropped in its steps, of which it recorded the reasons alone, is lost in reading.
     """
-    given = sum(entry.dropped_by.values(), Counter())
-    others = entry.dropped - given
+    others = entry.dropped - sum(entry.dropped_by.values(), Counter())
     read = Counter({reason: count for reason, count in others.items() if reason not in _LATER})
-    by_step = sorted(entry.dropped_by, key=lambda name: steps.index(name) if name in steps else len(steps))
-    found = _named(READING, "", read)
-    behind = _behind_deduplication(steps)
-    for name in by_step:
-        if name not in behind:
-            found += _named(STEPS, name, entry.dropped_by[name])
     later = [(DECONTAMINATION, CONTAMINATED), *((DUPLICATES, reason) for reason in REASONS.values())]
-    found += [Loss(stage, "", reason, others[reason]) for stage, reason in later if others[reason]]
-    return found + [loss for name in by_step if name in behind for loss in _named(STEPS, name, entry.dropped_by[name])]
+    place = list(steps).index(Deduplicate.name) if Deduplicate.name in steps else len(steps)
+    # What documents meet behind deduplication alone.
+    late = {*steps[place:]} - {*steps[:place]}
+    by_step = [loss for name in _ordered(entry.dropped_by, steps) for loss in _named(STEPS, name, entry.dropped_by[name])]
+    return [
+        *_named(READING, "", read),
+        *(loss for loss in by_step if loss.step not in late),
+        *(Loss(stage, "", reason, others[reason]) for stage, reason in later if others[reason]),
+        *(loss for loss in by_step if loss.step in late),
+    ]
 
 
-def _behind_deduplication(steps: Sequence[str]) -> set[str]:
-    """The steps that documents meet behind deduplication alone."""
-    if Deduplicate.name not in steps:
-        return set()
-    place = list(steps).index(Deduplicate.name)
-    return {*steps[place:]} - {*steps[:place]}
+def _ordered(names: Iterable[str], steps: Sequence[str]) -> list[str]:
+    """Names of steps in the order of `steps`, others last."""
+    return sorted(names, key=lambda name: steps.index(name) if name in steps else len(steps))
 
 
 def _named(stage: str, step: str, reasons: Counter[str]) -> list[Loss]:
     shown = top(+reasons, _REASONS)
-    rest = [Loss(stage, step, f"{shown.kinds:,} other reasons", shown.rest)] if shown.kinds else []
-    return [*(Loss(stage, step, reason, count) for reason, count in shown.named), *rest]
+    rest = [(f"{shown.kinds:,} other reasons", shown.rest)] if shown.kinds else []
+    return [Loss(stage, step, reason, count) for reason, count in [*shown.named, *rest]]
 
 
 def step_names(config: DataPrepConfig, corpus: str) -> list[str]:
@@ -79,21 +77,22 @@ def kept(entry: CorpusEntry) -> int:
 def flow_table(entry: CorpusEntry, steps: Sequence[str]) -> Grid:
     """Return the documents of a corpus from those read to those kept, with what went in between."""
     read = left = entry.documents_read
-    rows: list[list[str | Bar]] = [["read", f"{read:,}", percent(read, read), Bar(0, 1)]]
+
+    def row(name: str, count: int, begin: int = 0, lost: bool = False) -> list[str | Bar]:
+        return [name, f"{count:,}", percent(count, read), Bar(ratio(begin, read), ratio(begin + count, read), lost)]
+
+    rows = [row("read", read)]
     for loss in losses(entry, steps):
         by = f"{loss.step or loss.stage}: "
-        what = by + loss.reason.removeprefix(by)  # some steps name themselves
         left -= loss.documents
-        bar = Bar(ratio(left, read), ratio(left + loss.documents, read), lost=True)
-        rows.append([f"−\N{NO-BREAK SPACE}{what}", f"{loss.documents:,}", percent(loss.documents, read), bar])
-    rows.append(["=\N{NO-BREAK SPACE}kept", f"{left:,}", percent(left, read), Bar(0, ratio(left, read))])
-    begin = 0
-    for split, name in ((TRAIN, "to train on"), (HELDOUT, "held out")):
-        count = entry.splits[split].documents
-        rows.append(
-            [f"of these {name}", f"{count:,}", percent(count, read), Bar(ratio(begin, read), ratio(begin + count, read))]
-        )
-        begin += count
+        # Some steps name themselves.
+        rows.append(row(f"−\N{NO-BREAK SPACE}{by}{loss.reason.removeprefix(by)}", loss.documents, left, lost=True))
+    train, heldout = entry.splits[TRAIN].documents, entry.splits[HELDOUT].documents
+    rows += [
+        row("=\N{NO-BREAK SPACE}kept", left),
+        row("of these to train on", train),
+        row("of these held out", heldout, train),
+    ]
     notes = [] if left == kept(entry) else [f"The shards hold {kept(entry):,} documents: the counts of the manifest disagree."]
     if entry.dropped[BAD_FILE]:
         notes.append(f"Files that were skipped, or read to where they are damaged: {entry.dropped[BAD_FILE]:,}.")
@@ -108,36 +107,26 @@ def overview_table(entries: Sequence[CorpusEntry], config: DataPrepConfig) -> Gr
         for loss in losses(entry, step_names(config, entry.name)):
             lost[loss.stage] += loss.documents
         read, whole = entry.documents_read, kept(entry)
-        share = ratio(whole, read)
         went = [f"{lost[stage]:,}" for stage in STAGES]
-        bar = Bar(0, min(share, 1))
-        rows.append([entry.name, f"{read:,}" if read else "–", *went, f"{whole:,}", percent(whole, read) if read else "–", bar])
+        bar = Bar(0, min(ratio(whole, read), 1))
+        rows.append([entry.name, f"{read:,}" if read else "–", *went, f"{whole:,}", percent(whole, read), bar])
+    stages = [f"−\N{NO-BREAK SPACE}{stage}" for stage in STAGES]
+    note = "A corpus of shards that were taken as they are has no documents that were read."
     return Grid(
         "Documents of each corpus, and where they went",
-        [
-            "corpus",
-            "read",
-            *(f"−\N{NO-BREAK SPACE}{stage}" for stage in STAGES),
-            "=\N{NO-BREAK SPACE}kept",
-            "of those read",
-            "",
-        ],
+        ["corpus", "read", *stages, "=\N{NO-BREAK SPACE}kept", "of those read", ""],
         rows,
-        notes=["A corpus of shards that were taken as they are has no documents that were read."]
-        if any(not entry.documents_read and kept(entry) for entry in entries)
-        else [],
+        notes=[note] if any(not entry.documents_read and kept(entry) for entry in entries) else [],
     )
 
 
 def changed_table(entries: Sequence[CorpusEntry], config: DataPrepConfig) -> Grid | None:
     """Return how many documents each step changed, or None where none did."""
-    rows: list[list[str | Bar]] = []
-    for entry in entries:
-        steps = step_names(config, entry.name)
-        for name in sorted(entry.changed, key=lambda name: steps.index(name) if name in steps else len(steps)):
-            count = entry.changed[name]
-            share = ratio(count, entry.documents_read)
-            rows.append([entry.name, name, f"{count:,}", percent(count, entry.documents_read), Bar(0, share)])
+    rows: list[list[str | Bar]] = [
+        [entry.name, name, f"{entry.changed[name]:,}", *share(entry.changed[name], entry.documents_read)]
+        for entry in entries
+        for name in _ordered(entry.changed, step_names(config, entry.name))
+    ]
     head = ["corpus", "step", "documents changed", "of those read", ""]
     return Grid("Documents that each step changed", head, rows, frozenset({1})) if rows else None
 
@@ -167,10 +156,7 @@ def summed(name: str, entries: Sequence[CorpusEntry]) -> CorpusEntry:
     whole = entries[0].model_copy(update={"name": name, "weight": None}, deep=True)
     for entry in entries[1:]:
         whole.documents_read += entry.documents_read
-        for key in ("dropped", "contaminated", "changed", "removed", "languages", "domains", "lengths"):
-            getattr(whole, key).update(getattr(entry, key))
-        for step, reasons in entry.dropped_by.items():
-            whole.dropped_by.setdefault(step, Counter()).update(reasons)
+        whole.add(dict(entry))
         for split, shards in entry.splits.items():
             whole.splits[split].shards.extend(shards.shards)
     return whole

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from data_prep.report.numbers import percent, ratio
+
 
 @dataclass(frozen=True)
 class Bar:
@@ -13,6 +15,11 @@ class Bar:
     stop: float
     lost: bool = False
     """Whether it shows what went, rather than what is there."""
+
+
+def share(part: float, whole: float) -> tuple[str, Bar]:
+    """Return the cells of a share: in percent, and as a bar."""
+    return percent(part, whole), Bar(0, ratio(part, whole))
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,7 @@ def lengths_table(entries: Sequence[CorpusEntry]) -> Grid | None:
 
 def languages_table(entries: Sequence[CorpusEntry]) -> Grid | None:
     """Return cleaned documents by language, None where none is known."""
-    counts = [(entry.name, entry.languages) for entry in entries]
-    return _kinds("Documents by language", "language", counts, str)
+    return _kinds("Documents by language", "language", [(entry.name, entry.languages) for entry in entries], str)
 
 
 def domains_table(entries: Sequence[CorpusEntry]) -> Grid | None:
@@ -62,20 +61,14 @@ def _table(title: str, kind: str, shown: Top, counts: Sequence[tuple[str, Counte
     have = [(name, one) for name, one in counts if one]
     columns = have if 1 < len(have) <= _COLUMNS else []
     widest = max(shown.rest, *(count for _, count in shown.named))
-    rows: list[list[str | Bar]] = [
-        [
-            label(name),
-            f"{count:,}",
-            percent(count, shown.whole),
-            Bar(0, count / widest),
-            *(percent(one[name], one.total()) for _, one in columns),
-        ]
-        for name, count in shown.named
-    ]
+
+    def row(name: str, count: int, of_corpora: list[int]) -> list[str | Bar]:
+        shares = [percent(part, one.total()) for part, (_, one) in zip(of_corpora, columns, strict=True)]
+        return [name, f"{count:,}", percent(count, shown.whole), Bar(0, count / widest), *shares]
+
+    rows = [row(label(name), count, [one[name] for _, one in columns]) for name, count in shown.named]
     if shown.kinds:
         named = {name for name, _ in shown.named}
         rest = [sum(count for name, count in one.items() if name not in named) for _, one in columns]
-        shares = [percent(count, one.total()) for count, (_, one) in zip(rest, columns, strict=True)]
-        bar = Bar(0, shown.rest / widest)
-        rows.append([f"{shown.kinds:,} more", f"{shown.rest:,}", percent(shown.rest, shown.whole), bar, *shares])
+        rows.append(row(f"{shown.kinds:,} more", shown.rest, rest))
     return Grid(title, [kind, "documents", "share", "", *(f"of {name}" for name, _ in columns)], rows)

@@ -7,7 +7,7 @@ import numpy as np
 
 from data_prep.manifest import HELDOUT, SPLITS, TRAIN, CorpusEntry, PreparedData
 from data_prep.report.numbers import percent
-from data_prep.report.parts import Bar, Grid
+from data_prep.report.parts import Bar, Grid, share
 from data_prep.samples import QUANTILES, sequence_lengths
 
 _FREQUENT = 25
@@ -26,19 +26,9 @@ def splits_table(entries: Sequence[CorpusEntry], weights: dict[str, float]) -> G
         train, heldout = entry.splits[TRAIN], entry.splits[HELDOUT]
         weight = weights.get(entry.name, 0.0)
         row = [f"{number:,}" for number in (train.documents, train.tokens, heldout.documents, heldout.tokens)]
-        shares: list[str | Bar] = [
-            percent(train.tokens, whole),
-            _bar(train.tokens, whole),
-            percent(weight, blend),
-            _bar(weight, blend),
-        ]
-        rows.append([entry.name, *row, *shares])
+        rows.append([entry.name, *row, *share(train.tokens, whole), *share(weight, blend)])
     head = ["corpus", "documents", "tokens", "held-out documents", "held-out tokens", "of the tokens", "", "of the blend", ""]
     return Grid("Tokens of each corpus, and its share of the blend", head, rows)
-
-
-def _bar(part: float, whole: float) -> Bar:
-    return Bar(0, part / whole if whole else 0)
 
 
 def lengths_table(data: PreparedData, entries: Sequence[CorpusEntry]) -> Grid:

@@ -94,7 +94,7 @@ class Remote:
 
     def info(self) -> dict[str, Any]:
         """Return what the store says of it now; raises UserError where it is not there, not given or not to be reached."""
-        return self._fresh(lambda store, path: store.info(path))
+        return self._ask(lambda store, path: store.info(path))
 
     @property
     def size(self) -> int:
@@ -127,8 +127,7 @@ class Remote:
 
     def below(self) -> list["Remote"]:
         """Return the files of a folder, in the order of their paths; hidden ones too."""
-        file_system, path = self.opened
-        found = patiently(self.url, lambda: file_system.find(path))
+        found = self._ask(lambda store, path: store.find(path))
         return sorted((self._sibling(name) for name in found if not name.endswith("/")), key=lambda file: file.parts)
 
     def below_it(self, name: str) -> "Remote":
@@ -137,11 +136,11 @@ class Remote:
 
     def exists(self) -> bool:
         """Whether there is such a file."""
-        return self._fresh(lambda store, path: store.exists(path))
+        return self._ask(lambda store, path: store.exists(path))
 
     def fingerprints(self) -> dict[str, str]:
         """Return by what a change of each file of this folder is noticed, by its name below the folder."""
-        found = self._fresh(lambda store, path: store.find(path, detail=True))
+        found = self._ask(lambda store, path: store.find(path, detail=True))
         begin = len(self.parts)
         return {"/".join(self._sibling(name).parts[begin:]): _fingerprint(info) for name, info in found.items()}
 
@@ -152,25 +151,22 @@ class Remote:
 
     def write(self, content: bytes) -> None:
         """Make it a file of this content."""
-        file_system, path = self.opened
-        patiently(self.url, lambda: file_system.pipe_file(path, content), "written")
+        self._ask(lambda store, path: store.pipe_file(path, content), "written")
 
     def upload(self, file: Path) -> None:
         """Make it a copy of a local file."""
-        file_system, path = self.opened
 
-        def put() -> None:
-            file_system.put_file(str(file), path)
-            file_system.invalidate_cache()
-            if (size := file_system.info(path)["size"]) != file.stat().st_size:
+        def put(store: Any, path: str) -> None:
+            store.put_file(str(file), path)
+            store.invalidate_cache()
+            if (size := store.info(path)["size"]) != file.stat().st_size:
                 raise ConnectionError(f"{size} bytes are there of {file.stat().st_size}")
 
-        patiently(self.url, put, "written")
+        self._ask(put, "written")
 
     def remove(self) -> None:
         """Remove the file."""
-        file_system, path = self.opened
-        patiently(self.url, lambda: file_system.rm_file(path), "removed")
+        self._ask(lambda store, path: store.rm_file(path), "removed")
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -188,26 +184,25 @@ class Remote:
                 hint = "; a web server does not list its files, so name them one by one" if "*" in self.url else ""
                 raise UserError(f"{error}{hint}") from None
             return [self]
-        file_system, path = self.opened
-        if patiently(self.url, lambda: file_system.exists(path)) or not glob.has_magic(path):
+        if self.exists() or not glob.has_magic(self.opened[1]):
             self.info()
             return [self]
-        found = patiently(self.url, lambda: file_system.glob(path))
+        found = self._ask(lambda store, path: store.glob(path))
         return sorted((self._sibling(name) for name in found), key=lambda file: file.parts)
 
     def is_dir(self) -> bool:
         """Whether it is a folder."""
         return not self.is_web and self.info()["type"] == "directory"
 
-    def _fresh(self, ask: Callable[[Any, str], Value]) -> Value:
-        """Ask the store as it is now, and not fsspec's memory of it."""
+    def _ask(self, ask: Callable[[Any, str], Value], done: str = "read") -> Value:
+        """Ask the store as it is now, and not fsspec's memory of it, as `patiently` does."""
         file_system, path = self.opened
 
         def asked() -> Value:
             file_system.invalidate_cache()
             return ask(file_system, path)
 
-        return patiently(self.url, asked)
+        return patiently(self.url, asked, done)
 
     def _sibling(self, path: str) -> "Remote":
         _, chained, outer = self.url.partition("::")
@@ -370,31 +365,26 @@ class _RemoteFile(io.RawIOBase):
         """Whether all of it is asked for, for want of ranges."""
 
     def readable(self) -> bool:
-        """It is."""
         return True
 
     def seekable(self) -> bool:
-        """It is, however slowly."""
         return True
 
     def tell(self) -> int:
-        """Return the place of the next byte."""
         return self._place
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a place; return it."""
         self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
         return self._place
 
     def readinto(self, buffer: Any) -> int:
-        """Fill what can be filled; return how many bytes."""
         wanted = min(len(buffer), self._size - self._place)
         if wanted <= 0:
             return 0
         if not self._begin <= self._place < self._begin + len(self._block):
             end = max(self._place + wanted, min(self._place + _BLOCK, self._ahead, self._size))
             self._block = memoryview(b"")  # not two at a time
-            self._block = memoryview(patiently(self._remote.url, lambda: self._fetched(self._place, end)))
+            self._block = memoryview(patiently(self._remote.url, lambda: self._fetch(self._place, end)))
             self._begin = self._place
         start = self._place - self._begin
         count = min(wanted, len(self._block) - start)
@@ -404,11 +394,10 @@ class _RemoteFile(io.RawIOBase):
         return count
 
     def close(self) -> None:
-        """Let go of the connection."""
         self._let_go()
         super().close()
 
-    def _fetched(self, start: int, end: int) -> bytes:
+    def _fetch(self, start: int, end: int) -> bytes:
         """The bytes from `start` to `end`, all of them."""
         try:
             return self._read(start, end)

@@ -11,8 +11,7 @@ import pytest
 
 from data_prep.manifest import HELDOUT, MANIFEST, SPLITS, TRAIN, PreparedData
 from data_prep.prepare import prepare
-from data_prep.report.output import write_page
-from data_prep.report.page import build
+from data_prep.report.page import build, write_page
 from data_prep.settings import CorpusConfig, DataPrepConfig, DecontaminationConfig, TokenizerConfig
 from data_prep.stages.verify import damaged
 from data_prep.summary import REPORT
