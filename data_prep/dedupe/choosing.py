@@ -7,7 +7,7 @@ import numpy as np
 from data_prep.dedupe.cluster import Cluster
 from data_prep.dedupe.kernels import choose
 from data_prep.dedupe.minhash import MinHash
-from data_prep.dedupe.records import COPY, Copies, begins
+from data_prep.dedupe.records import COPY, Copies, begins, table_of
 from data_prep.dedupe.signatures import rows_needed
 from data_prep.jobs.job import Item, Outputs, array_file
 from data_prep.plans.plan import Plan
@@ -64,10 +64,8 @@ class Choose:
                 signatures, document, starts, self._needed, representatives, representative_signatures, used, count, kept, agree
             )
             dropped = kept >= 0
-            copies = np.empty(int(dropped.sum()), dtype=COPY)
-            copies["document"], copies["kept"] = document[dropped], kept[dropped]
-            copies["similarity"] = agree[dropped] / self._permutations
-            found.append(copies)
+            similarity = agree[dropped] / self._permutations
+            found.append(table_of(COPY, document=document[dropped], kept=kept[dropped], similarity=similarity))
             advance(len(members))
         copies = np.concatenate(found)
         copies.sort(order="document")

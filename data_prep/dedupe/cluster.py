@@ -1,6 +1,5 @@
 """Stage `cluster`: which documents hang together by similar pairs."""
 
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from data_prep.dedupe.kernels import flatten, join
 from data_prep.dedupe.neighbours import Neighbours
-from data_prep.dedupe.records import distinct
+from data_prep.dedupe.records import distinct, table_of
 from data_prep.jobs.job import Item, Outputs, array_file
 from data_prep.plans.plan import Plan
 from data_prep.storage.arrays import mapped, write_array, write_blocks
@@ -20,7 +19,6 @@ BATCH = 1 << 16
 MEMBER = np.dtype([("cluster", "<i8"), ("document", "<i8")])
 """A document that has a similar one; clusters are numbered in the order of their smallest document, with gaps."""
 _BLOCK = 1 << 16
-_ITEM = "all"
 
 
 class Cluster:
@@ -45,7 +43,7 @@ class Cluster:
 
     def items(self) -> list[Item]:
         """The whole, in one."""
-        return [Item(_ITEM, 2 * sum(map(len, self._neighbours.edges())))]
+        return [Item("all", 2 * sum(map(len, self._neighbours.edges())))]
 
     def work(self, item: Item, outputs: Outputs, advance: Advance) -> dict[str, Any]:
         """Write the members and the places where they are cut."""
@@ -54,15 +52,9 @@ class Cluster:
         sizes = np.bincount(roots)
         sizes = sizes[sizes > 0]
         order = np.argsort(roots, kind="stable")  # documents ascend, and go on doing so within a cluster
-
-        def members() -> Iterator[np.ndarray]:
-            for start in range(0, len(order), _BLOCK):
-                places = order[start : start + _BLOCK]
-                block = np.empty(len(places), dtype=MEMBER)
-                block["cluster"], block["document"] = roots[places], documents[places]
-                yield block
-
-        write_blocks(outputs.path(array_file(self, "members")), MEMBER, (), members())
+        blocks = (order[start : start + _BLOCK] for start in range(0, len(order), _BLOCK))
+        members = (table_of(MEMBER, cluster=roots[places], document=documents[places]) for places in blocks)
+        write_blocks(outputs.path(array_file(self, "members")), MEMBER, (), members)
         write_array(outputs.path(array_file(self, "cuts")), self._cuts(np.cumsum(sizes)))
         return {"documents_out": len(documents), "clusters": len(sizes), "largest": int(sizes.max(initial=0))}
 

@@ -31,9 +31,8 @@ class Deduplicated:
     def and_rewritten(self, stage: Rewriting, rewritten: list[Facts]) -> "Deduplicated":
         """Return what a further stage leaves."""
         parts = stage.parts(rewritten)
-        return replace(
-            self, parts=parts, decisions=self.decisions.of_stage(stage, parts), rewritten=[*self.rewritten, *rewritten]
-        )
+        decisions = replace(self.decisions, parts=parts, of=stage.decisions)
+        return replace(self, parts=parts, decisions=decisions, rewritten=[*self.rewritten, *rewritten])
 
 
 def dedupe_spans(job: Job, plan: Plan, parts: DocumentParts, decisions: Decisions) -> Deduplicated:

@@ -1,6 +1,9 @@
 """Deduplication: its stages in order, and what became of every document."""
 
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any
 
 import numpy as np
 
@@ -12,37 +15,24 @@ from data_prep.plans.plan import Plan
 from data_prep.text.document_parts import DocumentPart, DocumentParts
 
 
-class Stage(Protocol):
-    """A stage that says what becomes of documents."""
-
-    def decisions(self, part: DocumentPart) -> np.ndarray:
-        """Return the decisions of a part's documents, uint8."""
-        ...
-
-
+@dataclass(frozen=True)
 class Decisions:
     """What became of the documents."""
 
-    def __init__(self, examples: int, parts: DocumentParts, stage: Stage, copies: dict[int, Copies]) -> None:
-        self._examples = examples
-        self._parts = parts
-        self._stage = stage
-        self._copies = copies
-
-    def of(self, part: DocumentPart) -> np.ndarray:
-        """Return KEPT_TRAIN, KEPT_HELDOUT, EXACT_COPY, NEAR_COPY, REPEATED_TEXT or REFINED of each document, uint8."""
-        return self._stage.decisions(part)
-
-    def of_stage(self, stage: Stage, parts: DocumentParts) -> "Decisions":
-        """Return what became of the documents after a later stage, which left `parts`."""
-        return Decisions(self._examples, parts, stage, self._copies)
+    examples: int
+    """How many dropped documents of each kind are reported."""
+    parts: DocumentParts
+    of: Callable[[DocumentPart], np.ndarray]
+    """KEPT_TRAIN, KEPT_HELDOUT, EXACT_COPY, NEAR_COPY, REPEATED_TEXT or REFINED of each document of a part, uint8."""
+    copies: dict[int, Copies]
+    """By EXACT_COPY and NEAR_COPY."""
 
     def kept_for(self, document: int) -> tuple[int, float]:
         """Return (the document that stays for `document`, their estimated similarity): itself and 1.0 where it stays."""
         similarity = 1.0
         # What stands for a document may be a copy itself: an exact one of a near one, or the other way round.
-        while (decision := self._decision(document)) in self._copies:
-            record = self._copies[decision].between(document, document + 1)[0]
+        while (decision := self._decision(document)) in self.copies:
+            record = self.copies[decision].between(document, document + 1)[0]
             document, similarity = int(record["kept"]), min(similarity, float(record["similarity"]))
         return document, similarity
 
@@ -54,13 +44,9 @@ class Decisions:
             for document in self._first(decision)
         ]
 
-    def _first(self, decision: int) -> list[int]:
-        documents: list[int] = []
-        for part in self._parts:
-            if len(documents) >= self._examples:
-                break
-            documents += (np.flatnonzero(self.of(part) == decision) + part.first).tolist()
-        return documents[: self._examples]
+    def _first(self, decision: int) -> Iterator[int]:
+        found = ((np.flatnonzero(self.of(part) == decision) + part.first).tolist() for part in self.parts)
+        return islice(chain.from_iterable(found), self.examples)
 
     def _example(self, kind: str, document: int) -> dict[str, Any]:
         kept, similarity = self.kept_for(document)
@@ -69,14 +55,14 @@ class Decisions:
             "document": document,
             "kept": kept,
             "similarity": similarity,
-            "corpus": self._parts.part(document).corpus,
-            "kept_corpus": self._parts.part(kept).corpus,
-            **self._parts.document(document).shown(),
-            **{f"kept_{key}": value for key, value in self._parts.document(kept).shown().items()},
+            "corpus": self.parts.part(document).corpus,
+            "kept_corpus": self.parts.part(kept).corpus,
+            **self.parts.document(document).shown(),
+            **{f"kept_{key}": value for key, value in self.parts.document(kept).shown().items()},
         }
 
     def _decision(self, document: int) -> int:
-        part = self._parts.part(document)
+        part = self.parts.part(document)
         return int(self.of(part)[document - part.first])
 
 
@@ -102,4 +88,4 @@ def deduplicate(job: Job, plan: Plan, parts: DocumentParts) -> Decisions:
         near = choose.copies()
     filtered = Filter(plan, parts, exact.copies(), near)
     job.run(filtered)
-    return Decisions(plan.config.dedupe.examples, parts, filtered, {EXACT_COPY: exact.copies(), NEAR_COPY: near})
+    return Decisions(plan.config.dedupe.examples, parts, filtered.decisions, {EXACT_COPY: exact.copies(), NEAR_COPY: near})

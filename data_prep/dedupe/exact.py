@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.dedupe.records import COPY, Copies, begins, between, key_range, range_count
+from data_prep.dedupe.records import COPY, Copies, begins, between, key_range, range_count, table_of
 from data_prep.jobs.job import Item, Outputs, array_file
 from data_prep.plans.plan import Plan
 from data_prep.storage.arrays import write_array
@@ -56,8 +56,7 @@ class Exact:
             first = begins(group[places])
             kept[places[~first]] = document[places[first]][np.cumsum(first) - 1][~first]
         is_copy = kept != document
-        copies = np.empty(int(is_copy.sum()), dtype=COPY)
-        copies["document"], copies["kept"], copies["similarity"] = document[is_copy], kept[is_copy], 1
+        copies = table_of(COPY, document=document[is_copy], kept=kept[is_copy], similarity=1)
         copies.sort(order="document")
         write_array(outputs.path(array_file(self, item.name)), copies)
         return {"documents_in": len(document), "documents_out": len(document) - len(copies)}

@@ -7,7 +7,7 @@ import numpy as np
 
 from data_prep.dedupe.groups import Group, grouped
 from data_prep.dedupe.kernels import band_keys
-from data_prep.dedupe.records import Copies, between
+from data_prep.dedupe.records import Copies, between, table_of
 from data_prep.dedupe.signatures import Signer
 from data_prep.jobs.job import Item, Outputs, array_file
 from data_prep.plans.plan import Plan
@@ -119,7 +119,5 @@ class MinHash:
 def _band(blocks: list[np.ndarray], documents: np.ndarray) -> np.ndarray:
     """A band's records, of its keys; documents ascend, and stable sorting leaves them so within a key."""
     keys = np.concatenate(blocks)
-    records = np.empty(len(keys), dtype=BAND)
     order = np.argsort(keys, kind="stable")
-    records["key"], records["document"] = keys[order], documents[order]
-    return records
+    return table_of(BAND, key=keys[order], document=documents[order])

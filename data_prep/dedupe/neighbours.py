@@ -7,7 +7,7 @@ import numpy as np
 
 from data_prep.dedupe.kernels import agreeing_pairs
 from data_prep.dedupe.minhash import MinHash
-from data_prep.dedupe.records import COPY, begins, distinct, key_range, range_count
+from data_prep.dedupe.records import COPY, begins, distinct, key_range, range_count, table_of
 from data_prep.dedupe.signatures import rows_needed
 from data_prep.jobs.job import Item, Outputs, array_file
 from data_prep.plans.plan import Plan
@@ -65,10 +65,8 @@ class Neighbours:
             agree = self._agreeing(document, smallest, advance)
             compared += len(agree)
             similar = agree > 0
-            found = np.empty(int(similar.sum()), dtype=COPY)
-            found["document"], found["kept"] = document[similar], smallest[similar]
-            found["similarity"] = agree[similar] / self._config.permutations
-            edges.append(found)
+            similarity = agree[similar] / self._config.permutations
+            edges.append(table_of(COPY, document=document[similar], kept=smallest[similar], similarity=similarity))
             key, document = key[~similar], document[~similar]
         pairs = np.concatenate(edges)
         write_array(outputs.path(array_file(self, item.name)), pairs)

@@ -11,6 +11,14 @@ COPY = np.dtype([("document", "<i8"), ("kept", "<i8"), ("similarity", "<f4")])
 """A document that is dropped, or may be, the one that stays instead, and their estimated similarity."""
 
 
+def table_of(dtype: np.dtype, **columns: np.ndarray | float) -> np.ndarray:
+    """Return records of `dtype`, given a column for each field; a column may be one number for all records."""
+    table = np.empty(np.broadcast_shapes(*map(np.shape, columns.values())), dtype)
+    for name, column in columns.items():
+        table[name] = column
+    return table
+
+
 def between(table: np.ndarray, field: str, start: int, stop: int) -> np.ndarray:
     """Return a copy of the records whose `field`, by which they are sorted, lies in [start, stop); no others are read.
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.dedupe.records import begins, between, key_range, range_count
+from data_prep.dedupe.records import begins, between, key_range, range_count, table_of
 from data_prep.dedupe.span_hashes import SpanHashes
 from data_prep.jobs.job import Facts, Item, Outputs, array_file
 from data_prep.plans.plan import Plan
@@ -61,8 +61,7 @@ class Repeats:
         documents = np.bincount(group, weights=count).astype(np.int64)  # exact in float64
         keeps = first & self._keeps[place]
         is_lost = (documents[group] >= self._least[place]) & ~(keeps & (count == 1))
-        found = np.empty(int(is_lost.sum()), dtype=REPEAT)
-        found["span"], found["keeps"] = span[is_lost], keeps[is_lost]
+        found = table_of(REPEAT, span=span[is_lost], keeps=keeps[is_lost])
         found.sort(order="span")
         write_array(outputs.path(array_file(self, item.name)), found)
         lost = np.flatnonzero(np.bincount(group[is_lost], minlength=len(documents)))
@@ -89,14 +88,8 @@ class Repeats:
             place = int(np.searchsorted(self._firsts, span, side="right")) - 1
             part = self._hashes.searched[place]
             document, text = self._hashes.text(part, span - int(self._firsts[place]))
-            found.append(
-                {
-                    "kind": "repeated",
-                    "documents": documents,
-                    "corpus": part.corpus,
-                    **Document(text, document.where, document.columns).shown(),
-                }
-            )
+            shown = Document(text, document.where, document.columns).shown()
+            found.append({"kind": "repeated", "documents": documents, "corpus": part.corpus} | shown)
         return found
 
     def _read(self, start: int, stop: int, advance: Advance) -> tuple[np.ndarray, ...]:

@@ -5,6 +5,7 @@ is one. A text of fewer than `ngram` words has one shingle, of all of them; a te
 """
 
 import unicodedata
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -29,6 +30,12 @@ _SPACELESS = (
 )
 _CODES = 0x40000
 """No letter lies above: the planes that follow are unassigned, tags, or private."""
+
+
+def code_points(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return (the code points of texts, one after the other, uint32; where each text ends in them, int64)."""
+    codes = np.frombuffer("".join(texts).encode("utf-32-le"), dtype=np.uint32)
+    return codes, np.cumsum([len(text) for text in texts], dtype=np.int64)
 
 
 @cache

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_prep.dedupe.kernels import sign
-from data_prep.dedupe.shingles import word_table
+from data_prep.dedupe.shingles import code_points, word_table
 
 _KEY = 0x6D696E68617368
 
@@ -25,8 +25,7 @@ class Signer:
 
         Takes about nine bytes a character of memory.
         """
-        codes = np.frombuffer("".join(texts).encode("utf-32-le"), dtype=np.uint32)
-        ends = np.cumsum([len(text) for text in texts])
+        codes, ends = code_points(texts)
         signatures = np.empty((len(texts), len(self._factors)), dtype=np.uint32)
         worded = np.empty(len(texts), dtype=np.bool_)
         sign(codes, ends, word_table(), self._ngram, self._factors, self._addends, signatures, worded)

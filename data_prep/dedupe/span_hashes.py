@@ -6,7 +6,7 @@ import numpy as np
 
 from data_prep.dedupe.deduplicate import Decisions
 from data_prep.dedupe.filtering import EXACT_COPY
-from data_prep.dedupe.records import begins, places_between
+from data_prep.dedupe.records import begins, places_between, table_of
 from data_prep.dedupe.spans import SpanFinder
 from data_prep.jobs.job import Item, Outputs, array_file
 from data_prep.plans.plan import Plan
@@ -57,10 +57,8 @@ class SpanHashes:
         order = np.lexsort((low, high))  # stable: rows ascend within a hash
         high, low, row = high[order], low[order], row[order]
         first = begins(high, low)
-        table = np.empty(int(first.sum()), dtype=SPAN)
-        table["high"], table["low"], table["row"] = high[first], low[first], row[first]
-        of_document = begins(high, low, row)
-        table["documents"] = np.bincount((np.cumsum(first) - 1)[of_document], minlength=len(table))
+        documents = np.bincount((np.cumsum(first) - 1)[begins(high, low, row)], minlength=int(first.sum()))
+        table = table_of(SPAN, high=high[first], low=low[first], row=row[first], documents=documents)
         write_array(outputs.path(array_file(self, part.name)), table)
         return {"documents_out": int(staying.sum()), "spans": len(row), "different": len(table)}
 

@@ -33,22 +33,25 @@ class Rewrite(Rewriting):
 
     def change(self, part: DocumentPart) -> "_WithoutSpans":
         """Return what removes the spans that the part loses."""
-        lost = _Lost(self._hashes.table(part), *self._repeats.of(part))
-        corpus = self._plan.corpus(part.corpus)
-        return _WithoutSpans(corpus, self._hashes.options[part.corpus].unit, self._hashes.finder(part), lost)
+        places, keeps = self._repeats.of(part)
+        lost = self._hashes.table(part)[places]
+        unit = self._hashes.options[part.corpus].unit
+        return _WithoutSpans(self._plan.corpus(part.corpus), unit, self._hashes.finder(part), lost, keeps)
 
 
 class _WithoutSpans:
-    def __init__(self, corpus: CorpusConfig, unit: str, find: SpanFinder, lost: "_Lost") -> None:
+    def __init__(self, corpus: CorpusConfig, unit: str, find: SpanFinder, lost: np.ndarray, keeps: np.ndarray) -> None:
+        """`lost` are the spans that the part loses (SPAN), `keeps` whether the first document of the part keeps each."""
         self._corpus = corpus
         self._unit = unit
         self._find = find
-        self._lost = lost
+        self._high, self._low = np.ascontiguousarray(lost["high"]), np.ascontiguousarray(lost["low"])
+        self._kept_in = np.where(keeps, lost["row"].astype(np.int64), -1)
         self._removed: Counter[str] = Counter()
         self._changed = 0
 
     def __call__(self, batch: list[tuple[int, Document]]) -> None:
-        found = self._lost.in_documents(self._find([document.text for _, document in batch]), [row for row, _ in batch])
+        found = self._lost(self._find([document.text for _, document in batch]), [row for row, _ in batch])
         for row, document in batch:
             if row not in found:
                 continue
@@ -65,16 +68,7 @@ class _WithoutSpans:
     def facts(self) -> dict[str, Any]:
         return {"changed": {"dedupe_spans": self._changed}, "removed": dict(self._removed)}
 
-
-class _Lost:
-    """The spans that a part loses."""
-
-    def __init__(self, table: np.ndarray, places: np.ndarray, keeps: np.ndarray) -> None:
-        records = table[places]
-        self._high, self._low = np.ascontiguousarray(records["high"]), np.ascontiguousarray(records["low"])
-        self._kept_in = np.where(keeps, records["row"].astype(np.int64), -1)
-
-    def in_documents(self, spans: Spans, rows: list[int]) -> dict[int, np.ndarray]:
+    def _lost(self, spans: Spans, rows: list[int]) -> dict[int, np.ndarray]:
         """Return the spans that documents lose, (first line, line behind the last one), by the documents' rows in the part."""
         places = np.empty(len(spans.high), dtype=np.int64)
         find_pairs(spans.high, spans.low, self._high, self._low, places)

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from data_prep.dedupe.kernels import ALONE, WORD, find_spans
-from data_prep.dedupe.shingles import word_table
+from data_prep.dedupe.shingles import code_points, word_table
 
 _LINE_FEED = 10
 
@@ -39,8 +39,7 @@ class SpanFinder:
 
     def __call__(self, texts: Sequence[str]) -> Spans:
         """Return the spans of texts; takes about nine bytes a character of memory, and 32 a line."""
-        codes = np.frombuffer("".join(texts).encode("utf-32-le"), dtype=np.uint32)
-        ends = np.cumsum([len(text) for text in texts], dtype=np.int64)  # of no texts too
+        codes, ends = code_points(texts)
         most = int(np.count_nonzero(codes == _LINE_FEED)) + len(texts)
         high, low = np.empty(most, np.uint64), np.empty(most, np.uint64)
         lines, counts = np.empty((most, 2), np.int64), np.empty(len(texts), np.int64)
