@@ -17,52 +17,34 @@ from pipeline.common.errors import EXIT_FAULT, EXIT_INTERRUPTED, EXIT_USER_ERROR
 from pipeline.common.logs import show_messages
 
 
-def _run(arguments: argparse.Namespace, workers: Workers) -> None:
-    prepare_together(arguments.config, workers)
+def _carry_out(arguments: argparse.Namespace, workers: Workers) -> None:
+    match arguments.command:
+        case "run":
+            prepare_together(arguments.config, workers)
+        case "check":
+            for line in draft_plan(arguments.config).left_out:
+                print(line, file=sys.stderr)
+            print(arguments.config.output_dir)
+        case "inspect":
+            print(describe(PreparedData(arguments.directory), arguments.windows))
+        case "report":
+            # Of no use to the other commands: templates.
+            from data_prep.report.page import write_page
 
-
-def _check(arguments: argparse.Namespace, workers: Workers) -> None:
-    for line in draft_plan(arguments.config).left_out:
-        print(line, file=sys.stderr)
-    print(arguments.config.output_dir)
-
-
-def _fetch(arguments: argparse.Namespace, workers: Workers) -> None:
-    data = fetch(arguments.url, arguments.directory)
-    print(f"{data.directory}: all {len(data.manifest.files)} files are as they were published")
-
-
-def _inspect(arguments: argparse.Namespace, workers: Workers) -> None:
-    print(describe(PreparedData(arguments.directory), arguments.windows))
-
-
-def _report(arguments: argparse.Namespace, workers: Workers) -> None:
-    # Of no use to the other commands: templates.
-    from data_prep.report.page import write_page
-
-    print(write_page(PreparedData(arguments.directory), arguments.out))
-
-
-def _verify(arguments: argparse.Namespace, workers: Workers) -> None:
-    data = PreparedData(arguments.directory)
-    lines = damaged(data)
-    if lines:
-        print("\n".join(lines), file=sys.stderr)
-        raise UserError(
-            f"{arguments.directory}: {len(lines)} of {len(data.manifest.files)} files are not as they were written; remove the "
-            "folder and prepare it again"
-        )
-    print(f"{arguments.directory}: all {len(data.manifest.files)} files are as they were written")
-
-
-_COMMANDS = {
-    "run": _run,
-    "check": _check,
-    "inspect": _inspect,
-    "report": _report,
-    "verify": _verify,
-    "fetch": _fetch,
-}
+            print(write_page(PreparedData(arguments.directory), arguments.out))
+        case "verify":
+            data = PreparedData(arguments.directory)
+            lines = damaged(data)
+            if lines:
+                print("\n".join(lines), file=sys.stderr)
+                raise UserError(
+                    f"{arguments.directory}: {len(lines)} of {len(data.manifest.files)} files are not as they were written; "
+                    "remove the folder and prepare it again"
+                )
+            print(f"{arguments.directory}: all {len(data.manifest.files)} files are as they were written")
+        case "fetch":
+            data = fetch(arguments.url, arguments.directory)
+            print(f"{data.directory}: all {len(data.manifest.files)} files are as they were published")
 
 
 def work(arguments: argparse.Namespace) -> int:
@@ -71,7 +53,7 @@ def work(arguments: argparse.Namespace) -> int:
     try:
         workers = started_workers()
         show_messages(first=workers.rank == 0)
-        _COMMANDS[arguments.command](arguments, workers)
+        _carry_out(arguments, workers)
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr, flush=True)
         status = EXIT_INTERRUPTED

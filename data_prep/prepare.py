@@ -5,7 +5,7 @@ A folder with `manifest.json` in it is whole; one without is work in progress, w
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -19,8 +19,16 @@ from data_prep.jobs.job import WORK, Job
 from data_prep.jobs.workers import Alone, Workers
 from data_prep.manifest import MANIFEST, PLAN, TEXT, TOKENIZER, PreparedData
 from data_prep.plans.drafting import draft_plan
-from data_prep.plans.freezing import HashInputs, freeze
-from data_prep.plans.frozen_plan import check_inputs, check_settings, check_step_files, read_plan, write_plan
+from data_prep.plans.frozen_plan import (
+    HashInputs,
+    check_inputs,
+    check_settings,
+    files_among,
+    freeze,
+    read_plan,
+    step_files,
+    write_plan,
+)
 from data_prep.plans.plan import Plan
 from data_prep.settings import DataPrepConfig
 from data_prep.stages.accept import Accept
@@ -52,7 +60,7 @@ def prepare(config: DataPrepConfig) -> PreparedData:
     They lie in a folder below `output_dir` that is named by everything they depend on. Raises UserError.
     """
     draft = draft_plan(config)
-    _log_left_out(draft)
+    _log(draft.left_out)
     plan, root = _placed(config, draft)
     if _is_whole(root):
         logger.info("data: %s is prepared already", root)
@@ -72,8 +80,8 @@ def prepare(config: DataPrepConfig) -> PreparedData:
     return PreparedData(root)
 
 
-def _log_left_out(plan: Plan) -> None:
-    for line in plan.left_out:
+def _log(lines: Iterable[str]) -> None:
+    for line in lines:
         logger.info("data: %s", line)
 
 
@@ -120,13 +128,11 @@ def _prepare_at(root: Path, config: DataPrepConfig, workers: Workers) -> None:
         logger.info("data: %s is prepared already; the text that it was made of is not compared again", root)
         return
     plan, modified = begun
-    _log_left_out(plan)
+    _log(plan.left_out)
     if not plan.digest:
         hashed = Job(root, text_digest(plan.model_dump_json()), workers).run(HashInputs(plan))
         plan = freeze(plan, [facts.counts["digest"] for facts in hashed])
-        if workers.rank == 0:
-            _begin(plan, root)
-        workers.barrier()
+        workers.from_first(lambda: _begin(plan, root))
     try:
         _carry_out(plan, modified, root, workers)
     except UnreachableError:
@@ -155,10 +161,10 @@ def _begun(config: DataPrepConfig, root: Path) -> tuple[Plan, dict[str, int]] | 
     check_settings(plan, config, root)
     if _is_whole(root):
         # Text may be gone by now, or take hours to hash; what a step is made of is small.
-        check_step_files(plan, root)
+        check_inputs(step_files(plan), {}, root)
         return None
     drafted = _modified(read_plan(draft)) if draft.exists() else {}
-    return plan, check_inputs(plan, drafted, root)
+    return plan, check_inputs(files_among(plan), drafted, root)
 
 
 def _begin(plan: Plan, root: Path) -> None:
@@ -205,13 +211,10 @@ def _carry_out(plan: Plan, modified: dict[str, int], root: Path, workers: Worker
     if refine.items():
         deduplicated = deduplicated.and_rewritten(refine, job.run(refine))
     parts, decisions = deduplicated.parts, deduplicated.decisions
-    if workers.rank == 0:
-        check_splits(plan, cleaned, deduplicated)
-    workers.barrier()
+    workers.from_first(lambda: check_splits(plan, cleaned, deduplicated))
     (tokenizer,) = job.run(ProvideTokenizer(plan, parts, decisions))
     provided = ProvidedTokenizer.model_validate(tokenizer.counts)
-    for remark in provided.remarks:
-        logger.info("data: %s", remark)
+    _log(provided.remarks)
     tokenized = job.run(Tokenize(root, plan, parts, decisions, cleaned, provided))
     if any((facts.counts.get("encoding") or {}).get("refused") for facts in tokenized):
         # Of what a library encodes one document in many is compared: one that was wrong in a part may be in all of them.
@@ -223,8 +226,7 @@ def _carry_out(plan: Plan, modified: dict[str, int], root: Path, workers: Worker
         workers.barrier()
         tokenized = job.run(again)
     encoding = encoding_of(provided.encoding, {facts.item: facts.counts.get("encoding") for facts in tokenized})
-    for line in encoding.lines() if encoding else []:
-        logger.info("data: %s", line)
+    _log(encoding.lines() if encoding else [])
     accepted = job.run(Accept(plan, provided.vocab_size))
     text = plan.config.cleaned_text
     written = [] if text is None else job.run(WriteText(text, plan, parts, decisions))
@@ -232,6 +234,5 @@ def _carry_out(plan: Plan, modified: dict[str, int], root: Path, workers: Worker
     if workers.rank == 0:
         finished = [tokenizer, *tokenized, *accepted, *written]
         write_summary(root, plan, cleaned, provided, encoding, finished, deduplicated)
-        for line in outcome(PreparedData(root)):
-            logger.info("data: %s", line)
+        _log(outcome(PreparedData(root)))
     workers.barrier()

@@ -1,10 +1,12 @@
-"""Which documents share passages with evaluation sets: n-grams of words, regardless of case and punctuation.
+"""Documents that share passages with evaluation sets, n-grams of words regardless of case and punctuation; and their removal.
 
 13 words are what GPT-3 was decontaminated by (Brown et al. 2020, appendix C).
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,12 +14,15 @@ from data_prep.decontamination.evaluation_sets import texts_of
 from data_prep.dedupe.kernels import among, mark, shingle_hashes
 from data_prep.dedupe.shingles import word_table
 from data_prep.storage.stores import Source
+from data_prep.text.document import Document
+from data_prep.text.rejects import EXAMPLES
 from pipeline.common.progress import Meter
 
 _BITS_A_KEY = 16
 """Of the marks in which most n-grams are seen to be of no set: one in 16 is looked up for nothing."""
 _LEAST_BITS = 16
 """Of their number, as a power of two."""
+_SHOWN_CHARACTERS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +86,43 @@ class Passages:
             Passage(int(begins[run[0]]), int(stops[run[-1]]), tuple(name for name, held in of_set.items() if held[run].any()))
             for run in np.split(np.arange(len(found)), cuts)
         ]
+
+
+class Removal:
+    """Takes documents or passages out, and counts them by set."""
+
+    def __init__(self, passages: Passages, remove: Literal["document", "span", "nothing"]) -> None:
+        self._passages, self._remove = passages, remove
+        self._documents: Counter[str] = Counter()
+        self._examples: dict[str, list[dict[str, str]]] = {}
+
+    def __call__(self, document: Document) -> bool:
+        """Take what is to go out of a document; return whether it goes as a whole."""
+        passages = self._passages(document.text)
+        for name in dict.fromkeys(name for passage in passages for name in passage.sets):
+            self._documents[name] += 1
+            if self._documents[name] <= EXAMPLES:
+                first = next(passage for passage in passages if name in passage.sets)
+                shown = document.text[first.begin : min(first.stop, first.begin + _SHOWN_CHARACTERS)]
+                self._examples.setdefault(name, []).append({"where": document.where, "passage": shown})
+        if self._remove == "span":
+            document.text = _without(document.text, passages)
+        return self._remove == "document" and bool(passages)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is recorded: documents with a passage of each set (one may count for several), examples, the sets."""
+        return {
+            "contaminated": dict(self._documents),
+            "passages": self._examples,
+            "evaluation_sets": self._passages.sizes,
+        }
+
+
+def _without(text: str, passages: list[Passage]) -> str:
+    """A text whose passages are cut out; a line ends where one was, so that words which it separated do not meet."""
+    if not passages:
+        return text
+    begins = [0, *(passage.stop for passage in passages)]
+    stops = [*(passage.begin for passage in passages), len(text)]
+    kept = (text[begin:stop].strip() for begin, stop in zip(begins, stops, strict=True))
+    return "\n".join(part for part in kept if part)

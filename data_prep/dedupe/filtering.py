@@ -7,6 +7,7 @@ import numpy as np
 from data_prep.dedupe.groups import grouped
 from data_prep.dedupe.records import Copies
 from data_prep.jobs.job import Item, Outputs, array_file
+from data_prep.manifest import HELDOUT, TRAIN
 from data_prep.plans.plan import Plan
 from data_prep.storage.arrays import mapped, write_array
 from data_prep.text.document_parts import DocumentPart, DocumentParts
@@ -16,6 +17,7 @@ from pipeline.common.progress import Advance
 BYTES_PER_DOCUMENT = 96
 """What a document takes at most: its decision and marks (4), and its records of exact and near copies, read and sorted (92)."""
 KEPT_TRAIN, KEPT_HELDOUT, EXACT_COPY, NEAR_COPY, REPEATED_TEXT, REFINED = range(6)
+SPLIT_OF = {KEPT_TRAIN: TRAIN, KEPT_HELDOUT: HELDOUT}
 REASONS = {EXACT_COPY: EXACT_DUPLICATE, NEAR_COPY: NEAR_DUPLICATE, REPEATED_TEXT: REPEATED}
 """Why a document is dropped, by what becomes of it; of a REFINED one its step says why."""
 

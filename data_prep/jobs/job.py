@@ -182,9 +182,7 @@ def _line(name: str, seconds: float, facts: list[Facts]) -> str:
     for fact in facts:
         sums.update({key: value for key, value in fact.counts.items() if key.endswith(("_in", "_out"))})
     flows = [
-        f"{sums[f'{unit}_in']:,} -> {sums[f'{unit}_out']:,} {unit}"
-        if f"{unit}_in" in sums
-        else f"{sums[f'{unit}_out']:,} {unit}"
+        (f"{sums[f'{unit}_in']:,} -> " if f"{unit}_in" in sums else "") + f"{sums[f'{unit}_out']:,} {unit}"
         for unit in ("documents", "bytes", "tokens")
         if f"{unit}_out" in sums
     ]

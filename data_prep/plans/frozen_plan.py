@@ -1,8 +1,11 @@
-"""A frozen plan, and whether it still fits what there is."""
+"""A plan is frozen when its inputs are hashed; and whether a frozen one still fits what there is."""
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from data_prep.jobs.job import Item, Outputs
 from data_prep.manifest import FORMAT
 from data_prep.plans.drafting import libraries_of
 from data_prep.plans.plan import Input, Plan
@@ -10,11 +13,51 @@ from data_prep.settings import DataPrepConfig
 from data_prep.storage.stores import Remote, Source, content_digest, is_url, source_of
 from pipeline.common.config import read_json, validate
 from pipeline.common.errors import UserError
-from pipeline.common.files import json_digest, write_json
-from pipeline.common.progress import Advance, Meter
+from pipeline.common.files import json_digest, text_digest, write_json
+from pipeline.common.progress import BYTES, Advance, Meter
 
 _WRITTEN = "written"
 """The key of the digest of everything else in a plan's file; an earlier version's has none."""
+
+
+class HashInputs:
+    """Stage `plan`: hash the inputs."""
+
+    name = "plan"
+    unit = BYTES
+
+    def __init__(self, draft: Plan) -> None:
+        self._files = [item for item in draft.inputs if not item.digest]
+
+    def items(self) -> list[Item]:
+        """The inputs that are files."""
+        return [Item(f"{number:05d}", file.size) for number, file in enumerate(self._files)]
+
+    def work(self, item: Item, outputs: Outputs, advance: Advance) -> dict[str, Any]:
+        """Hash one file."""
+        file = self._files[int(item.name)]
+        return {"digest": content_digest(source_of(file.name), advance), "bytes_out": file.size}
+
+
+def freeze(draft: Plan, digests: Iterable[str]) -> Plan:
+    """Return the plan with its files' hashes, in the order of the inputs, and its own digest."""
+    hashes = iter(digests)
+    inputs = [item.model_copy(update={"digest": item.digest or next(hashes), "modified": 0}) for item in draft.inputs]
+    # A tokenizer counts by its files' hashes, not by where it lies.
+    settings = draft.config.model_dump(exclude={"output_dir": True, "work_dir": True, "tokenizer": {"path"}})
+    # What is not asked for counts for nothing, as before there were such keys.
+    for key in ("decontamination", "cleaned_text"):
+        if settings[key] is None:
+            del settings[key]
+    for corpus in settings["corpora"]:
+        for key in ("where", "columns", "steps", "dedupe_spans"):
+            if not corpus[key]:
+                del corpus[key]
+    slices = [(each.corpus, each.heldout, [(run.start, run.stop) for run in each.pieces]) for each in draft.slices]
+    depends = [draft.format, settings, draft.tokenizer, [item.identity for item in inputs], slices]
+    if draft.libraries:
+        depends.append(draft.libraries)
+    return draft.model_copy(update={"inputs": inputs, "digest": text_digest(json.dumps(depends, sort_keys=True))})
 
 
 def write_plan(path: Path, plan: Plan) -> None:
@@ -70,21 +113,11 @@ def _first_difference(old: Any, new: Any) -> list[str]:
             return []
 
 
-def check_inputs(plan: Plan, modified: dict[str, int], root: Path) -> dict[str, int]:
+def check_inputs(inputs: list[Input], modified: dict[str, int], root: Path) -> dict[str, int]:
     """Return when each file here was last modified before it was compared; raises UserError where one has changed.
 
     Only files that were modified since `modified` (nanoseconds since 1970) are hashed again.
     """
-    return _compare(files_among(plan), modified, root)
-
-
-def check_step_files(plan: Plan, root: Path) -> None:
-    """Raise UserError where a file that a step depends on, a class of the user's for instance, has changed since the plan."""
-    names = {str(path) for corpus in plan.config.corpora for step in corpus.all_steps for path in step.files}
-    _compare([item for item in plan.inputs if item.name in names], {}, root)
-
-
-def _compare(inputs: list[Input], modified: dict[str, int], root: Path) -> dict[str, int]:
     found = {}
     with Meter("data: inputs compared", sum(item.size for item in inputs)) as meter:
         for item in inputs:
@@ -97,6 +130,12 @@ def _compare(inputs: list[Input], modified: dict[str, int], root: Path) -> dict[
                         f"or remove {root} to start again"
                     )
     return found
+
+
+def step_files(plan: Plan) -> list[Input]:
+    """Return the inputs that a step depends on, a class of the user's for instance."""
+    names = {str(path) for corpus in plan.config.corpora for step in corpus.all_steps for path in step.files}
+    return [item for item in plan.inputs if item.name in names]
 
 
 def files_among(plan: Plan) -> list[Input]:

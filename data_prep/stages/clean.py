@@ -19,8 +19,7 @@ from pipeline.common.errors import UserError
 from pipeline.common.progress import BYTES, Advance
 
 if TYPE_CHECKING:
-    from data_prep.decontamination.passages import Passages
-    from data_prep.decontamination.removal import Removal
+    from data_prep.decontamination.passages import Passages, Removal
 
 
 class Clean:
@@ -112,8 +111,7 @@ class Clean:
         if config is None:
             return None
         # For numba, which they need, and which takes half a second.
-        from data_prep.decontamination.passages import Passages
-        from data_prep.decontamination.removal import Removal
+        from data_prep.decontamination.passages import Passages, Removal
 
         if self._passages is None:
             sets = {name: list(map(source_of, files)) for name, files in self._plan.evaluation_sets.items()}

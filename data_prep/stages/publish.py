@@ -62,12 +62,7 @@ def publish(root: Path, target: Remote, workers: Workers) -> None:
     records = folder.with_name(f"{folder.name}.published")
     stage = Publish(root, target)
     job = Job(records, f"{PreparedData(root).manifest.digest}{target}", workers)
-    if workers.rank == 0:
-        _begin(root, target)
-        there = target.fingerprints()
-        for item in stage.items():
-            job.forget(stage, item, lambda counts: there.get(counts["name"]) == counts["fingerprint"])
-    workers.barrier()
+    workers.from_first(lambda: _begin(root, target, job, stage))
     uploaded = job.run(stage)
     if workers.rank == 0:
         _check_uploaded(root, target, {facts.counts["name"]: facts.counts["fingerprint"] for facts in uploaded})
@@ -77,16 +72,19 @@ def publish(root: Path, target: Remote, workers: Workers) -> None:
     workers.barrier()
 
 
-def _begin(root: Path, target: Remote) -> None:
+def _begin(root: Path, target: Remote, job: Job, stage: "Publish") -> None:
+    """Upload the plan, and have files uploaded again that are not at the store as they were uploaded."""
     plan = target.below_it(PLAN)
-    if plan.exists():
-        if _plan(plan).digest != read_plan(root / PLAN).digest:
-            raise UserError(
-                f"{target}: another preparation was started there by its {PLAN}; name another output_dir, or remove the folder"
-            )
-        if plan.content() == (root / PLAN).read_bytes():
-            return
-    plan.upload(root / PLAN)
+    is_there = plan.exists()
+    if is_there and _plan(plan).digest != read_plan(root / PLAN).digest:
+        raise UserError(
+            f"{target}: another preparation was started there by its {PLAN}; name another output_dir, or remove the folder"
+        )
+    if not is_there or plan.content() != (root / PLAN).read_bytes():
+        plan.upload(root / PLAN)
+    there = target.fingerprints()
+    for item in stage.items():
+        job.forget(stage, item, lambda counts: there.get(counts["name"]) == counts["fingerprint"])
 
 
 def _check_uploaded(root: Path, target: Remote, uploaded: dict[str, str]) -> None:

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from data_prep.dedupe.deduplicate import Decisions
-from data_prep.dedupe.filtering import KEPT_HELDOUT, KEPT_TRAIN, REASONS
+from data_prep.dedupe.filtering import KEPT_TRAIN, REASONS, SPLIT_OF
 from data_prep.encoding.choice import Choice, Fast, UnfitError, compare, reopen, unchosen
 from data_prep.encoding.provided_tokenizer import ProvidedTokenizer
 from data_prep.encoding.ragged import Ragged
 from data_prep.encoding.reference import Reference
 from data_prep.jobs.job import WORK, Facts, Item, Outputs
-from data_prep.manifest import HELDOUT, SHARDS, TRAIN
+from data_prep.manifest import SHARDS
 from data_prep.plans.plan import Plan
 from data_prep.shards import ShardWriter
 from data_prep.storage.arrays import write_array
@@ -25,7 +25,6 @@ from data_prep.text.sentences import split_sentences
 from pipeline.common.files import file_digest, write_json
 from pipeline.common.progress import BYTES, Advance
 
-_SPLIT_OF = {KEPT_TRAIN: TRAIN, KEPT_HELDOUT: HELDOUT}
 _COMPARED = 64
 """One document in so many, and the first of each part, is encoded by Hugging Face's too where a fast library encodes."""
 HISTOGRAM = ".histogram.npy"
@@ -75,8 +74,8 @@ class Tokenize:
         part = self._parts.named(item.name)
         decisions = self._decisions.of(part)
         folder = f"{SHARDS}/{part.corpus}"
-        kept = [decision for decision in _SPLIT_OF if (decisions == decision).any()]
-        prefixes = {decision: f"{folder}/{_SPLIT_OF[decision]}-{part.index:05d}" for decision in kept}
+        kept = [decision for decision in SPLIT_OF if (decisions == decision).any()]
+        prefixes = {decision: f"{folder}/{SPLIT_OF[decision]}-{part.index:05d}" for decision in kept}
         files = [prefix + kind for prefix in prefixes.values() for kind in (".bin", ".idx", ".blocks")]
         paths = {name: outputs.path(name) for name in files}
         shards = {decision: (paths[f"{prefix}.bin"], paths[f"{prefix}.idx"]) for decision, prefix in prefixes.items()}
@@ -92,7 +91,7 @@ class Tokenize:
         train = writers[KEPT_TRAIN].histogram if KEPT_TRAIN in writers else np.zeros(self._tokenizer.vocab_size, np.int64)
         write_array(outputs.path(f"{WORK}/{self.name}/{part.name}{HISTOGRAM}"), train)
         splits = {
-            _SPLIT_OF[decision]: {
+            SPLIT_OF[decision]: {
                 "prefix": prefixes[decision],
                 "documents": writer.documents,
                 "sequences": writer.sequences,

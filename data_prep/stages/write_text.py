@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import zstandard
 
 from data_prep.dedupe.deduplicate import Decisions
-from data_prep.dedupe.filtering import KEPT_HELDOUT, KEPT_TRAIN, REASONS
+from data_prep.dedupe.filtering import REASONS, SPLIT_OF
 from data_prep.jobs.job import Item, Outputs
-from data_prep.manifest import HELDOUT, TEXT, TRAIN
+from data_prep.manifest import TEXT
 from data_prep.plans.plan import Plan
 from data_prep.settings import CleanedTextConfig
 from data_prep.stages.clean import dropped_file
@@ -23,7 +23,6 @@ from data_prep.text.document import Document
 from data_prep.text.document_parts import DocumentPart, DocumentParts, read_documents
 from pipeline.common.progress import BYTES, Advance
 
-_SPLITS = {KEPT_TRAIN: TRAIN, KEPT_HELDOUT: HELDOUT}
 _DROPPED = ".dropped"
 
 
@@ -71,10 +70,10 @@ class WriteText:
 
     def _of_part(self, part: DocumentPart) -> Iterator[dict[str, Any]]:
         decisions = self._decisions.of(part)
-        wanted = np.isin(decisions, list(_SPLITS)) | self._config.dropped
+        wanted = np.isin(decisions, list(SPLIT_OF)) | self._config.dropped
         for row, document in read_documents(self._parts.path(part), wanted):
             decision = int(decisions[row])
-            yield _record(document, _SPLITS.get(decision, ""), REASONS.get(decision, document.dropped or ""))
+            yield _record(document, SPLIT_OF.get(decision, ""), REASONS.get(decision, document.dropped or ""))
 
     def _dropped(self, slice_name: str) -> Iterator[dict[str, Any]]:
         for _, document in read_documents(self._parts.root / dropped_file(slice_name)):

@@ -23,7 +23,7 @@ RESERVED = {CONTAMINATED, WHERE, BAD_RECORD, BAD_FILE, EXACT_DUPLICATE, NEAR_DUP
 """Reasons that no step gives."""
 
 EXAMPLES = 5
-"""Places that are kept for each reason."""
+"""Places that are kept for each reason, and passages of each evaluation set."""
 
 
 class Rejects:

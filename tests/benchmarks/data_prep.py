@@ -33,7 +33,7 @@ from data_prep.encoding.provided_tokenizer import ProvidedTokenizer
 from data_prep.jobs.job import Job
 from data_prep.jobs.workers import Alone
 from data_prep.plans.drafting import draft_plan, expand
-from data_prep.plans.freezing import freeze
+from data_prep.plans.frozen_plan import freeze
 from data_prep.prepare import prepare
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
 from data_prep.stages.clean import Clean

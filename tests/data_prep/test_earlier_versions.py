@@ -7,8 +7,7 @@ import pytest
 from data_prep.inspection import describe
 from data_prep.jobs.workers import Alone
 from data_prep.manifest import FORMAT, MANIFEST, PLAN, TOKENIZER, PreparedData
-from data_prep.plans.freezing import freeze
-from data_prep.plans.frozen_plan import read_plan
+from data_prep.plans.frozen_plan import freeze, read_plan
 from data_prep.prepare import prepare, prepare_together
 from data_prep.settings import DataPrepConfig
 from data_prep.text.language import known_languages

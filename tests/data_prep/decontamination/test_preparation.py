@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.decontamination.removal import EXAMPLES
 from data_prep.inspection import describe, outcome
 from data_prep.manifest import HELDOUT, TRAIN, PreparedData
 from data_prep.plans.drafting import draft_plan
-from data_prep.plans.freezing import freeze
+from data_prep.plans.frozen_plan import freeze
 from data_prep.prepare import prepare
 from data_prep.settings import CorpusConfig, DecontaminationConfig
-from data_prep.text.rejects import CONTAMINATED
+from data_prep.text.rejects import CONTAMINATED, EXAMPLES
 from tests.data_prep.preparing import preparation, write_jsonl
 from tests.data_prep.prose import made_up_texts
 from tests.data_prep.test_prepare import decoded

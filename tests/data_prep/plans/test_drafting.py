@@ -5,8 +5,7 @@ import pytest
 
 from data_prep.plans import drafting
 from data_prep.plans.drafting import draft_plan, expand_shards
-from data_prep.plans.freezing import freeze
-from data_prep.plans.frozen_plan import check_settings
+from data_prep.plans.frozen_plan import check_settings, freeze
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
 from pipeline.common.errors import UserError
 from tests.data_prep.preparing import preparation
