@@ -25,21 +25,20 @@ def parse() -> argparse.Namespace:
 
     parser = OneSentenceParser(description=__doc__.splitlines()[-1])
     commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
-    run = commands.add_parser("run", help="prepare what a configuration asks for, or go on with it")
-    run.add_argument("config", type=find_file, metavar="CONFIG.yaml")
-    check = commands.add_parser("check", help="look for what a configuration names, and print the folder that it would fill")
-    check.add_argument("config", type=find_file, metavar="CONFIG.yaml")
+    for name, what in {
+        "run": "prepare what a configuration asks for, or go on with it",
+        "check": "look for what a configuration names, and print the folder that it would fill",
+    }.items():
+        commands.add_parser(name, help=what).add_argument("config", type=find_file, metavar="CONFIG.yaml")
     inspect = commands.add_parser("inspect", help="print what a prepared folder holds")
-    inspect.add_argument("directory", type=Path, metavar="DIR")
     inspect.add_argument("--windows", type=int, default=3, help="windows of each split to show as text (default: %(default)s)")
     report = commands.add_parser("report", help="make a page of what a prepared folder holds, which opens from disk")
-    report.add_argument("directory", type=Path, metavar="DIR")
     report.add_argument("--out", type=Path, metavar="FILE.html", help="the page (default: DIR/report.html)")
     verify = commands.add_parser("verify", help="hash every file of a prepared folder again")
-    verify.add_argument("directory", type=Path, metavar="DIR")
     fetched = commands.add_parser("fetch", help="download a folder that was prepared to a store")
     fetched.add_argument("url", metavar="URL")
-    fetched.add_argument("directory", type=Path, metavar="DIR")
+    for command in (inspect, report, verify, fetched):
+        command.add_argument("directory", type=Path, metavar="DIR")
     arguments = parser.parse_args()
     if "config" in arguments:
         arguments.config = validate(DataPrepConfig, read_yaml(arguments.config), str(arguments.config))

@@ -2,17 +2,16 @@
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Literal
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.storage.stores import Remote, Source, is_url, paths_of, raw_file
-from pipeline.common.errors import UserError
+from data_prep.storage.stores import Remote, Source, named, raw_file
+from pipeline.common.errors import UserError, one_line
 
 _COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 _RECORDS = (".json", ".jsonl", ".ndjson")
@@ -39,7 +38,8 @@ def files_of(patterns: Iterable[str], key: str) -> list[Source]:
     """
     files: dict[Source, None] = {}
     for pattern in patterns:
-        found = _at_store(Remote(pattern)) if is_url(pattern) else _here(pattern)
+        found = [file for path in named(pattern) for file in (_below(path) if path.is_dir() else [path])]
+        found = [file for file in found if isinstance(file, Remote) or file.is_file()]
         if not found:
             raise UserError(f"{key}: {pattern}: no such file, or a folder without one of {', '.join(ENDINGS)}; name others")
         files.update(dict.fromkeys(found))
@@ -52,21 +52,9 @@ def files_of(patterns: Iterable[str], key: str) -> list[Source]:
     return list(files)
 
 
-def _here(pattern: str) -> list[Path]:
-    return [
-        path
-        for name in paths_of(pattern)
-        for path in (sorted(below for below in name.rglob("*") if format_of(below)) if name.is_dir() else [name])
-        if path.is_file()
-    ]
-
-
-def _at_store(pattern: Remote) -> list[Remote]:
-    return [
-        path
-        for name in pattern.named()
-        for path in ([below for below in name.below() if format_of(below)] if name.is_dir() else [name])
-    ]
+def _below(folder: Source) -> list[Source]:
+    files: Sequence[Source] = folder.below() if isinstance(folder, Remote) else sorted(folder.rglob("*"))
+    return [file for file in files if format_of(file)]
 
 
 def texts_of(path: Source) -> Iterator[str]:
@@ -78,7 +66,7 @@ def texts_of(path: Source) -> Iterator[str]:
     try:
         yield from _parquet(path) if kind == ".parquet" else _texts(_content(path), kind)
     except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
-        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())}); put it back, or leave it out") from None
+        raise UserError(f"{path}: cannot be read ({one_line(error, None)}); put it back, or leave it out") from None
 
 
 def _content(path: Source) -> bytes:

@@ -12,7 +12,7 @@ from data_prep.manifest import FORMAT, HELDOUT, TRAIN
 from data_prep.plans.plan import GivenShard, Input, InputSlice, Plan
 from data_prep.settings import DataPrepConfig, TokenizerConfig
 from data_prep.shards import bin_path, idx_path
-from data_prep.storage.stores import Remote, Source, is_url, paths_of, source_of
+from data_prep.storage.stores import Remote, Source, is_url, named, paths_of, source_of
 from data_prep.text import python_docs
 from data_prep.text.folders import files_below
 from data_prep.text.input_ranges import InputRange
@@ -33,8 +33,7 @@ def expand(patterns: list[str], key: str, left_out: list[str]) -> list[Source]:
     """
     files: dict[Source, None] = {}
     for pattern in patterns:
-        found: list[Source] = [*Remote(pattern).named()] if is_url(pattern) else [*paths_of(pattern)]
-        paths = [path for path in found if isinstance(path, Remote) or path.is_file() or path.is_dir()]
+        paths = [path for path in named(pattern) if isinstance(path, Remote) or path.is_file() or path.is_dir()]
         if not paths:
             raise UserError(f"{pattern}: no such file; {key} takes existing files, folders, or globs that match some")
         for path in paths:

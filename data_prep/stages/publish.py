@@ -138,7 +138,11 @@ def fetch(url: str, directory: Path) -> PreparedData:
     directory.mkdir(parents=True, exist_ok=True)
     with locked(directory / ".lock", wait=False):
         try:
-            _fetch(source, directory, text, files)
+            manifest = directory / MANIFEST
+            if manifest.exists() and manifest.read_bytes() != text:
+                raise UserError(f"{directory}: holds another preparation than {source}; name another directory")
+            _fetch(source, directory, files)
+            write_atomically(manifest, text.decode())
         finally:
             (directory / ".lock").unlink()
     return PreparedData(directory)
@@ -162,24 +166,16 @@ def _files(text: bytes, origin: str) -> dict[str, str]:
     return files
 
 
-def _fetch(source: Remote, directory: Path, text: bytes, files: dict[str, str]) -> None:
-    manifest = directory / MANIFEST
-    if manifest.exists() and manifest.read_bytes() != text:
-        raise UserError(f"{directory}: holds another preparation than {source}; name another directory")
-    sizes = {name: _size_in(fingerprint) for name, fingerprint in source.fingerprints().items()}
-    with Meter(f"data: {source} fetched", sum(sizes.get(name, 0) for name in files)) as meter:
+def _fetch(source: Remote, directory: Path, files: dict[str, str]) -> None:
+    # A fingerprint begins with the size, where the store gives one.
+    words = {name: fingerprint.partition(" ")[0] for name, fingerprint in source.fingerprints().items()}
+    sizes = {name: int(word) if (word := words.get(name, "")).isdecimal() else 0 for name in files}
+    with Meter(f"data: {source} fetched", sum(sizes.values())) as meter:
         for name, digest in files.items():
             path = directory / name
-            with meter.item(sizes.get(name, 0)) as advance:
+            with meter.item(sizes[name]) as advance:
                 if not path.is_file() or file_digest(path) != digest:
                     _download(source.below_it(name), path, digest, advance)
-    write_atomically(manifest, text.decode())
-
-
-def _size_in(fingerprint: str) -> int:
-    """The size with which a store's fingerprint of a file begins; 0 where the store gives none."""
-    size = fingerprint.partition(" ")[0]
-    return int(size) if size.isdecimal() else 0
 
 
 def _download(file: Remote, path: Path, digest: str, advance: Advance) -> None:

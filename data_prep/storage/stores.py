@@ -232,6 +232,11 @@ def paths_of(pattern: str) -> list[Path]:
     return [Path(name) for name in ([pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True)))]
 
 
+def named(pattern: str) -> list[Source]:
+    """Return the files and folders that a path, URL or glob names."""
+    return [*Remote(pattern).named()] if is_url(pattern) else [*paths_of(pattern)]
+
+
 def size_of(source: Source) -> int:
     """Return a file's bytes."""
     return source.size if isinstance(source, Remote) else source.stat().st_size
