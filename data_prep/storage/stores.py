@@ -127,7 +127,8 @@ class Remote:
 
     def below(self) -> list["Remote"]:
         """Return the files of a folder, in the order of their paths; hidden ones too."""
-        found = self._ask(lambda store, path: store.find(path))
+        file_system, path = self.opened
+        found = patiently(self.url, lambda: file_system.find(path))
         return sorted((self._sibling(name) for name in found if not name.endswith("/")), key=lambda file: file.parts)
 
     def below_it(self, name: str) -> "Remote":
@@ -184,10 +185,11 @@ class Remote:
                 hint = "; a web server does not list its files, so name them one by one" if "*" in self.url else ""
                 raise UserError(f"{error}{hint}") from None
             return [self]
-        if self.exists() or not glob.has_magic(self.opened[1]):
+        file_system, path = self.opened
+        if patiently(self.url, lambda: file_system.exists(path)) or not glob.has_magic(path):
             self.info()
             return [self]
-        found = self._ask(lambda store, path: store.glob(path))
+        found = patiently(self.url, lambda: file_system.glob(path))
         return sorted((self._sibling(name) for name in found), key=lambda file: file.parts)
 
     def is_dir(self) -> bool:

@@ -127,3 +127,10 @@ class Prepared:
             for path in sorted((self.root / WORK).rglob("*"))
             if path.is_file()
         }
+
+
+def decided(root: Path, *corpora: Corpus, **options: float) -> tuple[list[int], Decisions]:
+    """What becomes of each document, as a list and as deduplication gives it."""
+    prepared = Prepared(root, list(corpora), **options)
+    decisions = prepared.deduplicate()
+    return prepared.decisions(decisions), decisions

@@ -27,7 +27,7 @@ def _members(root: Path) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_pieces_are_cut_between_clusters_and_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_are_cut_between_clusters_and_shared_out(tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "BATCH", 5)
     corpora = [Corpus("a", "near", [*plant(300).texts, *_windows(12), *plant(200, 1).texts])]
     alone, together = (Prepared(tmp_path / name, corpora, per_part=40) for name in ("alone", "together"))
@@ -47,12 +47,12 @@ def test_pieces_are_cut_between_clusters_and_shared_out(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize(("memory_mib", "batch"), [(1, 1024), (8, 8192), (1024, cluster.BATCH)])
-def test_a_batchs_signatures_take_half_of_the_memory_at_most(tmp_path: Path, memory_mib: int, batch: int) -> None:
+def test_a_batchs_signatures_take_half_of_the_memory_at_most(tmp_path, memory_mib, batch):
     prepared = Prepared(tmp_path, [Corpus("a", "near", ["one"])], memory_mib=memory_mib)
     assert Cluster(prepared.plan, prepared.parts, SimpleNamespace()).batch == batch
 
 
-def test_without_similar_documents_there_is_no_piece(tmp_path: Path) -> None:
+def test_without_similar_documents_there_is_no_piece(tmp_path):
     prepared = Prepared(tmp_path, [Corpus("a", "near", [prose(Writer(1).words(50)) for _ in range(1)])])
     assert prepared.decisions(prepared.deduplicate()) == [KEPT_TRAIN]
     assert len(_members(tmp_path)) == 0
@@ -76,15 +76,13 @@ def _chosen(names: str, representatives: int, batch: int = 100) -> list[int]:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 100])
-def test_a_document_is_compared_with_those_that_stayed_or_were_found_last(batch: int) -> None:
+def test_a_document_is_compared_with_those_that_stayed_or_were_found_last(batch):
     assert _chosen("abcabc", 3, batch) == [-1, -1, -1, 10, 11, 12]
     assert _chosen("abcacb", 2, batch) == [-1, -1, -1, -1, 12, -1]  # c takes the place of a, and a that of b
     assert _chosen("abacab", 2, batch) == [-1, -1, 10, -1, 10, -1]  # a was found after b: c takes b's place
 
 
-def test_of_a_cluster_with_many_that_stay_every_copy_has_one_that_it_is_similar_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_a_cluster_with_many_that_stay_every_copy_has_one_that_it_is_similar_to(tmp_path, monkeypatch):
     monkeypatch.setattr(choosing, "REPRESENTATIVES", 2)
     texts = _windows(60)
     order = np.random.default_rng(0).permutation(len(texts))
@@ -103,7 +101,7 @@ def test_of_a_cluster_with_many_that_stay_every_copy_has_one_that_it_is_similar_
         assert (signatures[document] == signatures[kept]).mean() >= 0.8
 
 
-def test_components_take_no_more_memory_than_they_say(tmp_path: Path) -> None:
+def test_components_take_no_more_memory_than_they_say(tmp_path):
     documents = 1_000_000
     _components(tmp_path, 1000)
     with Watched() as watched:

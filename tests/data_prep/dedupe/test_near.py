@@ -18,7 +18,7 @@ from tests.data_prep.dedupe.planted import (
     plant,
     prose,
 )
-from tests.data_prep.dedupe.prepared import Corpus, Prepared
+from tests.data_prep.dedupe.prepared import Corpus, Prepared, decided
 
 
 def _estimated(*texts: str) -> float:
@@ -44,7 +44,7 @@ def _mixed(seed: int = 0) -> list[Corpus]:
     ]
 
 
-def test_near_copies_are_dropped_for_the_smallest_document(tmp_path: Path) -> None:
+def test_near_copies_are_dropped_for_the_smallest_document(tmp_path):
     writer = Writer(0)
     words = writer.words(400)
     texts = [
@@ -55,30 +55,28 @@ def test_near_copies_are_dropped_for_the_smallest_document(tmp_path: Path) -> No
         prose(words).lower(),
     ]
     texts.append(prose(writer.edited(words, 0.005)))
-    prepared = Prepared(tmp_path, [Corpus("a", "near", texts, heldout=frozenset({1}))], per_part=2)
-    decisions = prepared.deduplicate()
-    assert prepared.decisions(decisions) == [KEPT_TRAIN, KEPT_HELDOUT, NEAR_COPY, KEPT_TRAIN, EXACT_COPY, NEAR_COPY]
+    every, decisions = decided(tmp_path, Corpus("a", "near", texts, heldout=frozenset({1})), per_part=2)
+    assert every == [KEPT_TRAIN, KEPT_HELDOUT, NEAR_COPY, KEPT_TRAIN, EXACT_COPY, NEAR_COPY]
     for document in (2, 5):
         kept, similarity = decisions.kept_for(document)
         assert kept == 1
         assert similarity == pytest.approx(_estimated(texts[1], texts[document]))
 
 
-def test_the_far_end_of_a_chain_stays(tmp_path: Path) -> None:
+def test_the_far_end_of_a_chain_stays(tmp_path):
     texts = _chain()
     assert min(_estimated(texts[0], texts[1]), _estimated(texts[1], texts[2])) >= 0.8 > _estimated(texts[0], texts[2])
-    prepared = Prepared(tmp_path, [Corpus("a", "near", texts)])
-    decisions = prepared.deduplicate()
-    assert prepared.decisions(decisions) == [KEPT_TRAIN, NEAR_COPY, KEPT_TRAIN]
+    every, _ = decided(tmp_path, Corpus("a", "near", texts))
+    assert every == [KEPT_TRAIN, NEAR_COPY, KEPT_TRAIN]
 
 
-def test_a_member_unlike_its_buckets_first_is_compared_with_the_others(tmp_path: Path) -> None:
+def test_a_member_unlike_its_buckets_first_is_compared_with_the_others(tmp_path):
     # Bands of one row: where all three share one, the first star, from the stranger, finds nothing.
     writer = Writer(5)
     words = writer.words(500)
     texts = [prose([*words[:330], *writer.words(170)]), prose(words), prose(writer.edited(words, 0.01))]
-    prepared = Prepared(tmp_path, [Corpus("a", "near", texts)], bands=128)
-    assert prepared.decisions(prepared.deduplicate()) == [KEPT_TRAIN, KEPT_TRAIN, NEAR_COPY]
+    every, _ = decided(tmp_path, Corpus("a", "near", texts), bands=128)
+    assert every == [KEPT_TRAIN, KEPT_TRAIN, NEAR_COPY]
     signatures = Signer(128, 5)(texts)[0]
     shared = np.flatnonzero((signatures == signatures[0]).all(axis=0))
     assert len(shared)
@@ -91,7 +89,7 @@ def _edges(root: Path, items: str = "*") -> list[tuple[int, int]]:
     return [(int(edge["kept"]), int(edge["document"])) for path in paths for edge in np.load(path)]
 
 
-def test_what_is_dropped_has_a_similar_one_that_stays_and_what_stays_in_a_cluster_has_none(tmp_path: Path) -> None:
+def test_what_is_dropped_has_a_similar_one_that_stays_and_what_stays_in_a_cluster_has_none(tmp_path):
     prepared = Prepared(tmp_path, _mixed(), threshold=0.7)
     decisions = prepared.deduplicate()
     every, dropped = prepared.decisions(decisions), prepared.dropped(decisions)
@@ -108,7 +106,7 @@ def test_what_is_dropped_has_a_similar_one_that_stays_and_what_stays_in_a_cluste
     assert not [pair for pair in pairs if every[pair[0]] < EXACT_COPY and every[pair[1]] < EXACT_COPY]
 
 
-def test_a_corpus_that_is_not_deduplicated_keeps_everything_and_an_exact_one_its_near_copies(tmp_path: Path) -> None:
+def test_a_corpus_that_is_not_deduplicated_keeps_everything_and_an_exact_one_its_near_copies(tmp_path):
     writer = Writer(6)
     words = writer.words(400)
     texts = [prose(words), prose(writer.edited(words, 0.005)), prose(words)]
@@ -119,17 +117,14 @@ def test_a_corpus_that_is_not_deduplicated_keeps_everything_and_an_exact_one_its
 
 
 @pytest.mark.parametrize("heldout", [frozenset(), frozenset({0})], ids=["trained on", "held out"])
-def test_near_copies_go_although_what_they_copy_equals_a_document_of_an_exact_corpus(
-    tmp_path: Path, heldout: frozenset[int]
-) -> None:
+def test_near_copies_go_although_what_they_copy_equals_a_document_of_an_exact_corpus(tmp_path, heldout):
     words = Writer(6).words(300)
     text, edited = prose(words), prose([*words[:150], "changed", *words[151:]])
     corpora = [Corpus("e", "exact", [text], heldout), Corpus("n", "near", [text, edited, text, edited])]
-    prepared = Prepared(tmp_path, [*corpora, Corpus("late", "exact", [text, edited])])
-    decisions = prepared.deduplicate()
+    every, decisions = decided(tmp_path, *corpora, Corpus("late", "exact", [text, edited]))
     first = KEPT_HELDOUT if heldout else KEPT_TRAIN
     # An exact corpus keeps what is a near copy, and what is an exact copy of that.
-    assert prepared.decisions(decisions) == [first, EXACT_COPY, NEAR_COPY, EXACT_COPY, EXACT_COPY, EXACT_COPY, KEPT_TRAIN]
+    assert every == [first, EXACT_COPY, NEAR_COPY, EXACT_COPY, EXACT_COPY, EXACT_COPY, KEPT_TRAIN]
     assert [decisions.kept_for(document)[0] for document in range(7)] == [0, 0, 0, 0, 0, 0, 6]
     similarity = pytest.approx(_estimated(text, edited))
     assert [decisions.kept_for(document)[1] for document in range(1, 5)] == [1, similarity, 1, similarity]
@@ -137,22 +132,21 @@ def test_near_copies_go_although_what_they_copy_equals_a_document_of_an_exact_co
     assert [(example["document"], example["kept"]) for example in near] == [(2, 0)]
 
 
-def test_a_near_copy_that_equals_a_document_of_an_exact_corpus_goes_for_that_one(tmp_path: Path) -> None:
+def test_a_near_copy_that_equals_a_document_of_an_exact_corpus_goes_for_that_one(tmp_path):
     words = Writer(6).words(300)
     text, edited = prose(words), prose([*words[:150], "changed", *words[151:]])
-    prepared = Prepared(tmp_path, [Corpus("e", "exact", [text]), Corpus("n", "near", [edited, text, edited])])
-    decisions = prepared.deduplicate()
-    assert prepared.decisions(decisions) == [KEPT_TRAIN, KEPT_TRAIN, EXACT_COPY, EXACT_COPY]
+    every, decisions = decided(tmp_path, Corpus("e", "exact", [text]), Corpus("n", "near", [edited, text, edited]))
+    assert every == [KEPT_TRAIN, KEPT_TRAIN, EXACT_COPY, EXACT_COPY]
     assert [decisions.kept_for(document) for document in (2, 3)] == [(0, 1.0), (1, 1.0)]
 
 
-def test_documents_without_words_stay(tmp_path: Path) -> None:
-    prepared = Prepared(tmp_path, [Corpus("a", "near", ["!", "?", "...", "!"])])
-    assert prepared.decisions(prepared.deduplicate()) == [KEPT_TRAIN] * 3 + [EXACT_COPY]
+def test_documents_without_words_stay(tmp_path):
+    every, _ = decided(tmp_path, Corpus("a", "near", ["!", "?", "...", "!"]))
+    assert every == [KEPT_TRAIN] * 3 + [EXACT_COPY]
 
 
 @pytest.mark.slow
-def test_any_memory_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_memory_gives_the_same(tmp_path, monkeypatch):
     whole = Prepared(tmp_path / "whole", _mixed(), memory_mib=64)
     decisions = whole.deduplicate()
     for module, name in ((exact, "BYTES_PER_DOCUMENT"), (neighbours, "BYTES_PER_RECORD")):
@@ -165,7 +159,7 @@ def test_any_memory_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
-def test_any_groups_of_parts_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_groups_of_parts_give_the_same(tmp_path, monkeypatch):
     alone = Prepared(tmp_path / "alone", _mixed())
     expected = alone.decisions(alone.deduplicate())
     monkeypatch.setattr("data_prep.dedupe.groups.GROUPS", 3)
@@ -179,7 +173,7 @@ def test_any_groups_of_parts_give_the_same(tmp_path: Path, monkeypatch: pytest.M
         assert len(list((together.root / "work" / stage).glob("*.json"))) == 3
 
 
-def test_a_group_of_parts_is_no_larger_than_memory_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_of_parts_is_no_larger_than_memory_takes(monkeypatch):
     monkeypatch.setattr("data_prep.dedupe.groups.GROUPS", 2)
     sizes = [4, 4, 4, 9, 1, 1, 1, 1]
     parts = [
@@ -192,9 +186,7 @@ def test_a_group_of_parts_is_no_larger_than_memory_takes(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 5])
-def test_clusters_larger_than_a_batch_are_chosen_from_as_if_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
-) -> None:
+def test_clusters_larger_than_a_batch_are_chosen_from_as_if_whole(tmp_path, monkeypatch, batch):
     words = Writer(8, vocabulary=5000).words(900)
     sliding = [prose(words[start : start + 400]) for start in range(0, 480, 16)]
     corpora = [Corpus("a", "near", [*plant(100, 3).texts, *sliding, *_chain()])]
@@ -209,26 +201,26 @@ def test_clusters_larger_than_a_batch_are_chosen_from_as_if_whole(
 
 
 @pytest.mark.parametrize("batch", [2, 100])
-def test_documents_of_different_clusters_are_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
+def test_documents_of_different_clusters_are_not_compared(tmp_path, monkeypatch, batch):
     # One band of all rows: only texts of equal words meet, whatever else is similar.
     writer = Writer(9)
     words = writer.words(400)
     texts = [prose(words), prose(writer.edited(words, 0.005))]
     assert 0.8 < _estimated(*texts) < 1
     monkeypatch.setattr(cluster, "BATCH", batch)
-    prepared = Prepared(tmp_path, [Corpus("a", "near", texts + [f"{text} !" for text in texts])], bands=1)
-    assert prepared.decisions(prepared.deduplicate()) == [KEPT_TRAIN, KEPT_TRAIN, NEAR_COPY, NEAR_COPY]
+    every, _ = decided(tmp_path, Corpus("a", "near", texts + [f"{text} !" for text in texts]), bands=1)
+    assert every == [KEPT_TRAIN, KEPT_TRAIN, NEAR_COPY, NEAR_COPY]
 
 
 @pytest.mark.slow
-def test_any_number_of_processes_leaves_the_same_bytes(tmp_path: Path) -> None:
+def test_any_number_of_processes_leaves_the_same_bytes(tmp_path):
     alone, together = (Prepared(tmp_path / name, _mixed(), per_part=40) for name in ("alone", "together"))
     alone.deduplicate()
     together.deduplicate(workers=3)
     assert alone.files() == together.files()
 
 
-def test_a_second_run_does_nothing_anew(tmp_path: Path) -> None:
+def test_a_second_run_does_nothing_anew(tmp_path):
     prepared = Prepared(tmp_path, _mixed())
     report = prepared.deduplicate().report()
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*")}
@@ -236,7 +228,7 @@ def test_a_second_run_does_nothing_anew(tmp_path: Path) -> None:
     assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*")}
 
 
-def test_the_report_shows_the_first_of_each_kind(tmp_path: Path) -> None:
+def test_the_report_shows_the_first_of_each_kind(tmp_path):
     prepared = Prepared(tmp_path, _mixed(), examples=4)
     decisions = prepared.deduplicate()
     report = decisions.report()
@@ -262,12 +254,12 @@ def _hold(planted: Planted, root: Path) -> None:
     assert all(is_found(pair, ours) for pair in exact_copies)
 
 
-def test_planted_duplicates_are_found(tmp_path: Path) -> None:
+def test_planted_duplicates_are_found(tmp_path):
     pytest.importorskip("datasketch")
     _hold(plant(3000, seed=1), tmp_path)
 
 
 @pytest.mark.full
-def test_planted_duplicates_are_found_among_fifty_thousand(tmp_path: Path) -> None:
+def test_planted_duplicates_are_found_among_fifty_thousand(tmp_path):
     pytest.importorskip("datasketch")
     _hold(plant(50_000), tmp_path)

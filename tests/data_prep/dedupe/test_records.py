@@ -27,7 +27,7 @@ def _few_descriptors(more: int = 64) -> Iterator[None]:
 
 
 @pytest.mark.slow
-def test_more_parts_than_files_may_be_open_are_deduplicated(tmp_path: Path) -> None:
+def test_more_parts_than_files_may_be_open_are_deduplicated(tmp_path):
     texts = plant(_FILES).texts
     corpora = [Corpus("a", "near", texts), Corpus("b", "exact", texts[:10])]
     whole = Prepared(tmp_path / "whole", corpora, per_part=1000, bands=2)
@@ -37,7 +37,7 @@ def test_more_parts_than_files_may_be_open_are_deduplicated(tmp_path: Path) -> N
         assert parted.decisions(parted.deduplicate()) == decisions
 
 
-def test_copies_may_lie_in_more_files_than_may_be_open(tmp_path: Path) -> None:
+def test_copies_may_lie_in_more_files_than_may_be_open(tmp_path):
     paths = [tmp_path / f"{number}.npy" for number in range(_FILES)]
     for number, path in enumerate(paths):
         write_array(path, np.array([(number, 0, 1), (number + 1000, 0, 1)], COPY))
@@ -50,7 +50,7 @@ def test_copies_may_lie_in_more_files_than_may_be_open(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 100])
-def test_a_column_holds_what_numpy_finds_in_it(size: int) -> None:
+def test_a_column_holds_what_numpy_finds_in_it(size):
     draw = np.random.default_rng(size)
     column = np.sort(draw.integers(0, 150, size))
     values = np.arange(-1, 152)

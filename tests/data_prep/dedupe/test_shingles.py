@@ -42,7 +42,7 @@ def _hashes(text: str, ngram: int) -> list[int]:
 
 
 @pytest.mark.parametrize("ngram", [1, 2, 5])
-def test_hashes_are_equal_exactly_where_the_plain_shingles_are(ngram: int) -> None:
+def test_hashes_are_equal_exactly_where_the_plain_shingles_are(ngram):
     writer = Writer(1, vocabulary=500)
     texts = _TEXTS + [prose(writer.words(200)) for _ in range(20)]
     hash_of: dict[tuple[str, ...], int] = {}
@@ -55,15 +55,15 @@ def test_hashes_are_equal_exactly_where_the_plain_shingles_are(ngram: int) -> No
     assert len(set(hash_of.values())) == len(hash_of)
 
 
-def test_every_shingle_is_met_where_there_is_no_space_between_words() -> None:
+def test_every_shingle_is_met_where_there_is_no_space_between_words():
     assert len(_hashes("北京大学在北京市", 5)) == 4
     assert len(_hashes("abcdefgh", 5)) == 1
 
 
-def test_a_document_of_few_words_is_unlike_its_beginning() -> None:
+def test_a_document_of_few_words_is_unlike_its_beginning():
     assert _hashes("one two three", 5) != _hashes("one two", 5)
     assert _hashes("one two three", 5) != _hashes("three two one", 5)
 
 
-def test_case_and_punctuation_do_not_count() -> None:
+def test_case_and_punctuation_do_not_count():
     assert _hashes("The cat, the DOG; and a bird!", 5) == _hashes("the CAT the dog (and) A bird", 5)

@@ -27,7 +27,7 @@ def _pairs(words: int, seed: int) -> list[tuple[str, str, float]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [8, 30, 300])
-def test_the_error_is_that_of_independent_permutations_and_no_worse_than_datasketchs(words: int) -> None:
+def test_the_error_is_that_of_independent_permutations_and_no_worse_than_datasketchs(words):
     pairs = _pairs(words, seed=words)
     truth = np.array([similarity for _, _, similarity in pairs])
     left, _ = Signer(_PERMUTATIONS, 5)([pair[0] for pair in pairs])
@@ -41,7 +41,7 @@ def test_the_error_is_that_of_independent_permutations_and_no_worse_than_dataske
     assert ours < 1.1 * _rmse(np.array([_by_datasketch(*pair[:2]) for pair in pairs]), truth)
 
 
-def test_the_mean_estimate_is_the_similarity() -> None:
+def test_the_mean_estimate_is_the_similarity():
     pairs = _pairs(100, seed=1)
     truth = np.array([similarity for _, _, similarity in pairs])
     signer = Signer(_PERMUTATIONS, 5)
@@ -50,7 +50,7 @@ def test_the_mean_estimate_is_the_similarity() -> None:
     assert abs(float(((left == right).mean(axis=1) - truth).mean())) < 0.005
 
 
-def test_a_signature_does_not_depend_on_the_texts_beside_it() -> None:
+def test_a_signature_does_not_depend_on_the_texts_beside_it():
     texts = ["one two three four five six", "", "x", "中文字符" * 3000, "one two three four five six"]
     signer = Signer(_PERMUTATIONS, 5)
     together, worded = signer(texts)
@@ -60,7 +60,7 @@ def test_a_signature_does_not_depend_on_the_texts_beside_it() -> None:
     assert np.array_equal(together[0], together[4])
 
 
-def test_a_text_longer_than_a_block_has_the_minima_of_all_its_blocks() -> None:
+def test_a_text_longer_than_a_block_has_the_minima_of_all_its_blocks():
     writer = Writer(3, vocabulary=2000)
     words = writer.words(20_000)
     signer = Signer(_PERMUTATIONS, 5)
@@ -69,7 +69,7 @@ def test_a_text_longer_than_a_block_has_the_minima_of_all_its_blocks() -> None:
     assert np.array_equal(signer([" ".join(words)])[0][0], signer(pieces)[0].min(axis=0))
 
 
-def test_memory_is_proportional_to_the_text() -> None:
+def test_memory_is_proportional_to_the_text():
     text = "文字列的内容" * 500_000  # every character a word: as many shingles as characters
     signer = Signer(_PERMUTATIONS, 5)
     signer(["compiled"])
@@ -79,12 +79,12 @@ def test_memory_is_proportional_to_the_text() -> None:
     assert watched.peak < 12 * len(text)
 
 
-def test_signatures_are_the_same_on_every_machine_and_with_every_version_of_numpy() -> None:
+def test_signatures_are_the_same_on_every_machine_and_with_every_version_of_numpy():
     signature = Signer(4, 2)(["The cat sat on the mat"])[0][0]
     assert signature.tolist() == [186047050, 607264044, 1689222761, 933629040]
 
 
-def test_agreement_is_counted_in_full_or_given_up() -> None:
+def test_agreement_is_counted_in_full_or_given_up():
     draw = np.random.default_rng(0)
     for _ in range(200):
         left = draw.integers(4, size=draw.integers(1, 140), dtype=np.uint32)
@@ -94,13 +94,13 @@ def test_agreement_is_counted_in_full_or_given_up() -> None:
             assert agreeing(left, right, needed) == (same if same >= needed else 0)
 
 
-def test_the_rows_needed_are_the_fewest_that_reach_the_threshold() -> None:
+def test_the_rows_needed_are_the_fewest_that_reach_the_threshold():
     assert rows_needed(10, 0.8) == 8
     assert rows_needed(128, 0.8) == 103
     assert rows_needed(128, 1) == 128
 
 
-def test_bands_are_equal_exactly_where_their_rows_are() -> None:
+def test_bands_are_equal_exactly_where_their_rows_are():
     draw = np.random.default_rng(1)
     signatures = draw.integers(2, size=(200, 12), dtype=np.uint32)
     keys = band_keys(signatures, 4)

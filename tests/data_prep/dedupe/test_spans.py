@@ -1,7 +1,6 @@
 """Lines and paragraphs that other documents hold, beside sets of Python's strings."""
 
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,7 +72,7 @@ def _words(text: str) -> int:
 
 @pytest.mark.parametrize("unit", ["line", "paragraph"])
 @pytest.mark.parametrize("min_words", [1, 2, 3])
-def test_spans_are_those_that_python_finds_and_equal_up_to_case_and_white_space(unit: str, min_words: int) -> None:
+def test_spans_are_those_that_python_finds_and_equal_up_to_case_and_white_space(unit, min_words):
     texts = ["", "\n\n", *_texts(min_words, 2000, 25)]
     spans = SpanFinder(unit, min_words)(texts)
     hashes: dict[str, tuple[int, int]] = {}
@@ -108,7 +107,7 @@ def test_spans_are_those_that_python_finds_and_equal_up_to_case_and_white_space(
         ("a\n\n\nb\n\nx\nc\n\n\nd", [5], "a\n\n\nb\n\nc\n\n\nd"),
     ],
 )
-def test_blank_lines_around_what_is_removed_do_not_add_up(text: str, removed: list[int], left: str) -> None:
+def test_blank_lines_around_what_is_removed_do_not_add_up(text, removed, left):
     assert without_lines(text, np.array(removed)) == left
 
 
@@ -129,9 +128,7 @@ def _facts(found: list[Facts], key: str) -> list[object]:
     ("unit", "min_words", "min_documents", "keep"),
     [("line", 1, 2, "first"), ("line", 2, 3, "none"), ("paragraph", 2, 2, "first"), ("paragraph", 1, 4, "none")],
 )
-def test_what_is_removed_is_what_sets_of_strings_say(
-    tmp_path: Path, unit: str, min_words: int, min_documents: int, keep: str
-) -> None:
+def test_what_is_removed_is_what_sets_of_strings_say(tmp_path, unit, min_words, min_documents, keep):
     texts = [text for text in _texts(7, 450, 40) if text.strip()]
     options = {"unit": unit, "min_words": min_words, "min_documents": min_documents, "keep": keep}
     prepared = Prepared(tmp_path, [Corpus("a", "exact", texts, dedupe_spans=options)], per_part=90)
@@ -178,7 +175,7 @@ def _pages(count: int) -> list[str]:
     ]
 
 
-def test_a_footer_of_a_thousand_documents_stays_in_the_first_and_is_reported(tmp_path: Path) -> None:
+def test_a_footer_of_a_thousand_documents_stays_in_the_first_and_is_reported(tmp_path):
     pages = _pages(1000)
     corpus = Corpus("web", "near", pages, heldout=frozenset({0}), dedupe_spans={})
     found = (prepared := Prepared(tmp_path, [corpus])).dedupe_spans()
@@ -191,7 +188,7 @@ def test_a_footer_of_a_thousand_documents_stays_in_the_first_and_is_reported(tmp
     assert sum(part.bytes for part in found.parts) == sum(len(text) for text in _left(prepared, found))
 
 
-def test_a_document_of_which_nothing_is_left_is_dropped_and_shown_whole(tmp_path: Path) -> None:
+def test_a_document_of_which_nothing_is_left_is_dropped_and_shown_whole(tmp_path):
     line = "this line stands in two documents"
     prepared = Prepared(
         tmp_path, [Corpus("a", "exact", [f"first\n\n{line}", f"{line}\n{line}"], dedupe_spans={"unit": "line"})]
@@ -211,7 +208,7 @@ def test_a_document_of_which_nothing_is_left_is_dropped_and_shown_whole(tmp_path
     ]
 
 
-def test_copies_count_for_nothing_and_stay_as_they_are_and_a_line_that_one_document_repeats_stays(tmp_path: Path) -> None:
+def test_copies_count_for_nothing_and_stay_as_they_are_and_a_line_that_one_document_repeats_stays(tmp_path):
     refrain, common = "a line that one song repeats again", "a line that two of the songs hold"
     song = f"{refrain}\n{common}\n{refrain}"
     texts = [song, song.upper(), f"another\n{common}"]
@@ -222,13 +219,13 @@ def test_copies_count_for_nothing_and_stay_as_they_are_and_a_line_that_one_docum
     assert found.parts.document(1).text == song.upper()
 
 
-def test_of_a_part_that_holds_nothing_but_copies_nothing_is_removed(tmp_path: Path) -> None:
+def test_of_a_part_that_holds_nothing_but_copies_nothing_is_removed(tmp_path):
     texts = ["first\na line that stands in two", "another\na line that stands in two"]
     prepared = Prepared(tmp_path, [Corpus("a", "exact", texts * 2, dedupe_spans={"unit": "line"})], per_part=2)
     assert _left(prepared, prepared.dedupe_spans()) == [texts[0], "another", None, None]
 
 
-def test_corpora_are_searched_together_each_by_its_own_options_and_others_neither_give_nor_take(tmp_path: Path) -> None:
+def test_corpora_are_searched_together_each_by_its_own_options_and_others_neither_give_nor_take(tmp_path):
     line = "a line that many corpora hold"
     texts = [f"{name} begins\n{line}\n{name} ends" for name in "pqrstu"]
     prepared = Prepared(
@@ -245,7 +242,7 @@ def test_corpora_are_searched_together_each_by_its_own_options_and_others_neithe
     assert _left(prepared, prepared.dedupe_spans()) == expected
 
 
-def test_any_number_of_processes_and_of_ranges_leaves_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_number_of_processes_and_of_ranges_leaves_the_same(tmp_path, monkeypatch):
     corpora = [
         Corpus("a", "exact", _texts(1, 200, 40), dedupe_spans={"unit": "line", "min_words": 2}),
         Corpus("b", "exact", _texts(2, 200, 40), dedupe_spans={"unit": "paragraph", "min_words": 2}),
