@@ -13,10 +13,10 @@ from data_prep.settings import DataPrepConfig
 BYTE_LEVEL = {"vocab_size": 300, "algorithm": "byte_level_bpe"}
 
 
-def write_jsonl(path: Path, records: Iterable[str | Mapping[str, Any]]) -> str:
-    """Write records, or texts, a line each; return the path."""
+def write_jsonl(path: Path, records: Iterable[str | Mapping[str, Any]], end: str = "") -> str:
+    """Write records, or texts, a line each, and `end` behind them; return the path."""
     records = ({"text": record} if isinstance(record, str) else record for record in records)
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    path.write_text("".join(json.dumps(record) + "\n" for record in records) + end, encoding="utf-8")
     return str(path)
 
 
@@ -25,6 +25,11 @@ def preparation(
 ) -> DataPrepConfig:
     """The configuration of a preparation, its corpora given by their keys."""
     return DataPrepConfig(output_dir=str(output), corpora=list(corpora), tokenizer=tokenizer, **options)
+
+
+def modified(directory: Path) -> dict[Path, int]:
+    """When each file below a folder was last modified."""
+    return {path: path.stat().st_mtime_ns for path in directory.rglob("*") if path.is_file()}
 
 
 def cleaned_records(directory: Path) -> list[dict[str, Any]]:
