@@ -19,6 +19,7 @@ from tests.data_prep.dedupe.planted import (
     prose,
 )
 from tests.data_prep.dedupe.prepared import Corpus, Prepared, decided
+from tests.data_prep.preparing import modified
 
 
 def _estimated(*texts: str) -> float:
@@ -223,9 +224,8 @@ def test_any_number_of_processes_leaves_the_same_bytes(tmp_path):
 def test_a_second_run_does_nothing_anew(tmp_path):
     prepared = Prepared(tmp_path, _mixed())
     report = prepared.deduplicate().report()
-    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*")}
-    assert prepared.deduplicate().report() == report
-    assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*")}
+    times = modified(tmp_path / "work")
+    assert prepared.deduplicate().report() == report and modified(tmp_path / "work") == times
 
 
 def test_the_report_shows_the_first_of_each_kind(tmp_path):

@@ -20,20 +20,23 @@ from tests.data_prep.prose import made_up_texts
 from tests.shards import SPECIAL
 
 
-def write_small(folder: Path) -> None:
-    """Write a tokenizer of a few pieces."""
-    (folder / "vocab.txt").write_text("\n".join(SPECIAL), encoding="utf-8")
+def training(monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[Path]]:
+    """What tokenizers are trained on, and the folders in which each is written, of a few pieces, from now on."""
+    texts: list[str] = []
+    folders: list[Path] = []
+
+    def train(sample: Iterable[str], config: TokenizerConfig, folder: Path) -> None:
+        texts.extend(sample)
+        folders.append(folder)
+        (folder / "vocab.txt").write_text("\n".join(SPECIAL), encoding="utf-8")
+
+    monkeypatch.setattr(tokenizer_stage, "train_tokenizer", train)
+    return texts, folders
 
 
 def sampled(folder: Path, monkeypatch: pytest.MonkeyPatch, sample_characters: int, **corpus: object) -> list[str]:
     """The texts that a tokenizer is trained on."""
-    found: list[str] = []
-
-    def train(texts: Iterable[str], config: TokenizerConfig, folder: Path) -> None:
-        found.extend(texts)
-        write_small(folder)
-
-    monkeypatch.setattr(tokenizer_stage, "train_tokenizer", train)
+    found, _ = training(monkeypatch)
     tokenizer = {"vocab_size": 300, "sample_characters": sample_characters}
     plan = draft_plan(preparation("-", corpus, tokenizer=tokenizer, part_mib=1))
     job = Job(folder / "out", "digest", Alone())
@@ -103,16 +106,8 @@ def test_a_full_disk_is_no_fault(tmp_path, algorithm, family):
 
 
 def test_a_trained_tokenizers_files_are_first_written_below_the_jobs_folder(tmp_path, monkeypatch):
-    folders = []
-
-    def train(texts: Iterable[str], config: TokenizerConfig, folder: Path) -> None:
-        folders.append(folder)
-        write_small(folder)
-
-    monkeypatch.setattr(tokenizer_stage, "train_tokenizer", train)
-    plan = draft_plan(
-        preparation("-", {"files": [write_jsonl(tmp_path / "a.jsonl", made_up_texts(5))]}, tokenizer={"vocab_size": 300})
-    )
+    _, folders = training(monkeypatch)
+    plan = draft_plan(preparation("-", {"files": [write_jsonl(tmp_path / "a.jsonl", made_up_texts(5))]}))
     job = Job(tmp_path / "out", "digest", Alone())
     job.run(ProvideTokenizer(plan, DocumentParts(job.root, []), None))
     (folder,) = folders
