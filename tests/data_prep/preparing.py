@@ -1,7 +1,9 @@
 """What many tests prepare: files of records, the configuration over them, and the records of cleaned text."""
 
 import json
-from collections.abc import Iterable, Mapping
+import resource
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,18 @@ def preparation(
 def modified(directory: Path) -> dict[Path, int]:
     """When each file below a folder was last modified."""
     return {path: path.stat().st_mtime_ns for path in directory.rglob("*") if path.is_file()}
+
+
+@contextmanager
+def few_descriptors(more: int = 64) -> Iterator[None]:
+    """So many more files can be open than are."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_now = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + more, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def cleaned_records(directory: Path) -> list[dict[str, Any]]:

@@ -1,8 +1,6 @@
 import os
 import resource
 import struct
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -10,6 +8,7 @@ import pytest
 from data_prep import shards
 from data_prep.shards import Shard, ShardWriter, bin_path, idx_path, token_dtype
 from pipeline.common.errors import UserError
+from tests.data_prep.preparing import few_descriptors
 from tests.shards import add_documents, write_shard
 
 GPT = [[[1, 2, 3]], [[4]], [[]], [[5, 6, 7, 8]]]
@@ -22,6 +21,13 @@ def indexed_dataset():
     return pytest.importorskip("megatron.core.datasets.indexed_dataset")
 
 
+def megatron_shard(indexed_dataset, prefix, documents, dtype):
+    builder = indexed_dataset.IndexedDatasetBuilder(f"{prefix}.bin", dtype=dtype)
+    for document in documents:
+        builder.add_document(np.array([token for ids in document for token in ids]), [len(ids) for ids in document])
+    builder.finalize(f"{prefix}.idx")
+
+
 @pytest.mark.parametrize("documents", [GPT, BERT, []], ids=["gpt", "bert", "empty"])
 @pytest.mark.parametrize("vocab_size", [100, 70_000])
 def test_megatron_core_reads_what_is_written_and_writes_the_same_bytes(tmp_path, indexed_dataset, vocab_size, documents):
@@ -32,22 +38,14 @@ def test_megatron_core_reads_what_is_written_and_writes_the_same_bytes(tmp_path,
         assert [theirs[i].tolist() for i in range(len(theirs))] == sequences
         assert theirs.document_indices.tolist() == shard.document_starts.tolist()
 
-    builder = indexed_dataset.IndexedDatasetBuilder(
-        str(tmp_path / "theirs.bin"), dtype=indexed_dataset.DType.optimal_dtype(vocab_size)
-    )
-    for document in documents:
-        builder.add_document(np.array([token for ids in document for token in ids]), [len(ids) for ids in document])
-    builder.finalize(str(tmp_path / "theirs.idx"))
+    megatron_shard(indexed_dataset, tmp_path / "theirs", documents, indexed_dataset.DType.optimal_dtype(vocab_size))
     for kind in (".bin", ".idx"):
         assert (tmp_path / f"ours{kind}").read_bytes() == (tmp_path / f"theirs{kind}").read_bytes(), kind
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.int64])
 def test_what_megatron_core_writes_is_read_in_every_integer_dtype(tmp_path, indexed_dataset, dtype):
-    builder = indexed_dataset.IndexedDatasetBuilder(str(tmp_path / "x.bin"), dtype=dtype)
-    for document in BERT:
-        builder.add_document(np.array([token for ids in document for token in ids]), [len(ids) for ids in document])
-    builder.finalize(str(tmp_path / "x.idx"))
+    megatron_shard(indexed_dataset, tmp_path / "x", BERT, dtype)
     shard = Shard(tmp_path / "x")
     assert shard.tokens.dtype == dtype and shard.tokens.tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
     assert shard.lengths.tolist() == [2, 1, 1, 0, 3, 1]
@@ -57,9 +55,7 @@ def test_what_megatron_core_writes_is_read_in_every_integer_dtype(tmp_path, inde
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_floats_are_refused(tmp_path, indexed_dataset, dtype):
-    builder = indexed_dataset.IndexedDatasetBuilder(str(tmp_path / "x.bin"), dtype=dtype)
-    builder.add_document(np.array([1.0]), [1])
-    builder.finalize(str(tmp_path / "x.idx"))
+    megatron_shard(indexed_dataset, tmp_path / "x", [[[1.0]]], dtype)
     with pytest.raises(UserError, match="no token ids"):
         Shard(tmp_path / "x")
 
@@ -165,12 +161,8 @@ def test_arrays_stay_valid_when_their_shard_is_gone_and_its_map_given_up(tmp_pat
     shards._mapped.cache_clear()
     bin_path(tmp_path / "a").unlink()
     idx_path(tmp_path / "a").unlink()
-    assert [array.tolist() for array in arrays] == [
-        [1, 2, 3, 4, 5, 6, 7, 8],
-        [2, 1, 1, 0, 3, 1],
-        [0, 4, 6, 8, 8, 14],
-        [0, 2, 2, 5, 6],
-    ]
+    expected = [1, 2, 3, 4, 5, 6, 7, 8], [2, 1, 1, 0, 3, 1], [0, 4, 6, 8, 8, 14], [0, 2, 2, 5, 6]
+    assert tuple(array.tolist() for array in arrays) == expected
     assert not any(array.flags.writeable for array in arrays)
 
 
@@ -179,13 +171,6 @@ def test_thousands_of_shards_leave_file_descriptors_free(tmp_path):
     for number in range(1, 2000):
         for path in (bin_path(tmp_path / "0"), idx_path(tmp_path / "0")):
             os.link(path, path.with_name(f"{number}{path.suffix}"))
-    script = (
-        "import resource, sys; from pathlib import Path; from data_prep.shards import Shard\n"
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (400, 400))\n"
-        "shards = [Shard(Path(sys.argv[1], str(number))) for number in range(2000)]\n"
-        "print(sum(int(shard.tokens.sum()) + int(shard.lengths.sum()) for shard in shards))"
-    )
-    finished = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True
-    )
-    assert int(finished.stdout) == 2000 * (36 + 8)
+    with few_descriptors():
+        opened = [Shard(tmp_path / str(number)) for number in range(2000)]
+        assert sum(int(shard.tokens.sum()) + int(shard.lengths.sum()) for shard in opened) == 2000 * (36 + 8)

@@ -3,11 +3,13 @@
 import json
 import random
 import re
+from pathlib import Path
 
 import pytest
 
 from data_prep.decontamination.passages import Passages
 from tests.data_prep.dedupe.reference import shingles
+from tests.data_prep.preparing import write_jsonl
 from tests.data_prep.prose import made_up_texts
 
 NGRAM = 13
@@ -18,21 +20,18 @@ def evaluation(tmp_path_factory):
     """Two sets of 200 made-up examples each, of 30 words, and their passages."""
     root = tmp_path_factory.mktemp("sets")
     texts = {"first": made_up_texts(200, seed=101, words=30), "second": made_up_texts(200, seed=102, words=30)}
-    for name, examples in texts.items():
-        (root / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in examples), encoding="utf-8")
-    return texts, Passages({name: [root / f"{name}.jsonl"] for name in texts}, NGRAM)
+    return texts, Passages({name: [Path(write_jsonl(root / f"{name}.jsonl", texts[name]))] for name in texts}, NGRAM)
 
 
 def planted(text: str, how: str, draw: random.Random) -> str:
     """An example as it may stand in a document."""
-    words = text.split()
-    if how == "in capitals":
-        return text.upper()
-    if how == "other punctuation":
-        return draw.choice([", ", " - ", "\n", " — "]).join(words)
-    if how == "its middle alone":
-        return " ".join(words[8:23])
-    return text
+    between = draw.choice([", ", " - ", "\n", " — "])
+    return {
+        "verbatim": text,
+        "in capitals": text.upper(),
+        "other punctuation": between.join(text.split()),
+        "its middle alone": " ".join(text.split()[8:23]),
+    }[how]
 
 
 @pytest.mark.parametrize("how", ["verbatim", "in capitals", "other punctuation", "its middle alone"])
@@ -41,9 +40,8 @@ def test_examples_inside_longer_documents_are_found_and_their_set_is_named(evalu
     draw = random.Random(5)
     around = made_up_texts(400, seed=103, words=80)
     for (name, text), other in zip(((name, text) for name, texts in sets.items() for text in texts), around, strict=True):
-        begin, end = other[:200], other[200:]
         example = planted(text, how, draw)
-        document = f"{begin}\n{example}\n{end}"
+        document = f"{other[:200]}\n{example}\n{other[200:]}"
         found = passages(document)
         assert name in {each for passage in found for each in passage.sets}, document
         held = document[found[0].begin : found[-1].stop]
@@ -54,9 +52,9 @@ def test_examples_inside_longer_documents_are_found_and_their_set_is_named(evalu
 def test_documents_without_a_common_ngram_are_left_and_others_have_exactly_those(evaluation):
     """10,000 clean documents, a hundredth of which hold half an n-gram of a set, and some a whole one by chance."""
     sets, passages = evaluation
-    known = {shingle for texts in sets.values() for text in texts for shingle in shingles(text, NGRAM)}
     draw = random.Random(6)
     examples = [text for texts in sets.values() for text in texts]
+    known = {shingle for text in examples for shingle in shingles(text, NGRAM)}
     found = 0
     for number, text in enumerate(made_up_texts(10_000, seed=104, words=40)):
         document = text if number % 100 else text + " " + " ".join(draw.choice(examples).split()[:7])

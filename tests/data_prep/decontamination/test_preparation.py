@@ -10,7 +10,6 @@ from data_prep.manifest import HELDOUT, TRAIN, PreparedData
 from data_prep.plans.drafting import draft_plan
 from data_prep.plans.frozen_plan import freeze
 from data_prep.prepare import prepare
-from data_prep.settings import CorpusConfig, DecontaminationConfig
 from data_prep.text.rejects import CONTAMINATED, EXAMPLES
 from tests.data_prep.preparing import preparation, write_jsonl
 from tests.data_prep.prose import made_up_texts
@@ -65,27 +64,23 @@ def test_a_document_that_is_left_too_short_goes(tmp_path):
 
 
 def test_the_sets_are_part_of_the_plan_and_a_plan_without_is_what_it_was(tmp_path):
-    (tmp_path / "text.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in CLEAN))
+    text = write_jsonl(tmp_path / "text.jsonl", CLEAN)
     (tmp_path / "set.txt").write_text(EXAMPLES_OF_SET[0])
 
     def digest(**options: object) -> str:
-        config = preparation("-", {"files": [str(tmp_path / "text.jsonl")]}, tokenizer={"vocab_size": 406}, **options)
-        draft = draft_plan(config)
-        content = config.model_dump(exclude={"output_dir": True, "tokenizer": {"path"}})
-        assert "decontamination" in content
+        draft = draft_plan(preparation("-", {"files": [text]}, **options))
         return freeze(draft, [Path(item.name).read_text(encoding="utf-8") for item in draft.inputs if not item.digest]).digest
 
     sets = {"exam": [str(tmp_path / "set.txt")]}
-    plain, with_set = digest(), digest(decontamination=DecontaminationConfig(sets=sets))
+    plain, with_set = digest(), digest(decontamination={"sets": sets})
     (tmp_path / "set.txt").write_text(EXAMPLES_OF_SET[1])
-    other = digest(decontamination=DecontaminationConfig(sets=sets))
-    assert len({plain, with_set, other, digest(decontamination=DecontaminationConfig(sets=sets, ngram=8))}) == 4
+    other = digest(decontamination={"sets": sets})
+    assert len({plain, with_set, other, digest(decontamination={"sets": sets, "ngram": 8})}) == 4
 
 
 def test_documents_that_nothing_is_cut_out_of_are_not_judged_by_their_length_once_more(tmp_path):
     short = ["short"] * 3 + [f"    {'x' * 20}" for _ in range(3)]
     steps = [{"length": {"min": 10}}, "normalize", "deduplicate", {"length": {"min": 30}}]
-    corpus = CorpusConfig.model_validate({"files": ["-"], "steps": steps})
-    data = prepared(tmp_path / "d", "span", clean=[*CLEAN[30:], *short], steps=corpus.steps)
+    data = prepared(tmp_path / "d", "span", clean=[*CLEAN[30:], *short], steps=steps)
     # Those of four blanks and twenty letters are long enough where they stand first, and the copies of one go.
     assert data.corpora[0].dropped == {"too short": 3 + 1, "exact copy": 2}

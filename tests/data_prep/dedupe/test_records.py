@@ -1,8 +1,3 @@
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -10,20 +5,9 @@ from data_prep.dedupe.records import COPY, Copies, holds
 from data_prep.storage.arrays import write_array
 from tests.data_prep.dedupe.planted import plant
 from tests.data_prep.dedupe.prepared import Corpus, Prepared
+from tests.data_prep.preparing import few_descriptors
 
 _FILES = 300
-
-
-@contextmanager
-def _few_descriptors(more: int = 64) -> Iterator[None]:
-    """So many more files can be open than are."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    open_now = len(list(Path("/proc/self/fd").iterdir()))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + more, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.slow
@@ -33,7 +17,7 @@ def test_more_parts_than_files_may_be_open_are_deduplicated(tmp_path):
     whole = Prepared(tmp_path / "whole", corpora, per_part=1000, bands=2)
     decisions = whole.decisions(whole.deduplicate())
     parted = Prepared(tmp_path / "parted", corpora, per_part=1, bands=2)
-    with _few_descriptors():
+    with few_descriptors():
         assert parted.decisions(parted.deduplicate()) == decisions
 
 
@@ -42,7 +26,7 @@ def test_copies_may_lie_in_more_files_than_may_be_open(tmp_path):
     for number, path in enumerate(paths):
         write_array(path, np.array([(number, 0, 1), (number + 1000, 0, 1)], COPY))
     copies = Copies(paths)
-    with _few_descriptors():
+    with few_descriptors():
         found = copies.between(5, 1005)["document"]
         have = copies.have(np.array([4, 999, 1000]))
     assert found.tolist() == [*range(5, _FILES), *range(1000, 1005)]

@@ -34,15 +34,25 @@ def run(root, stage, digest="p"):
     return Job(root, digest, Alone()).run(stage)
 
 
+def ran(root, digest="p"):
+    """The items that a run does, ascending."""
+    stage = Letters()
+    run(root, stage, digest)
+    return sorted(stage.ran)
+
+
 def files(root):
     return {path.relative_to(root): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def test_items_are_done_once(tmp_path):
-    first, second = Letters(), Letters()
+def test_items_are_done_once_for_a_plan_and_recorded_by_their_hashes(tmp_path):
+    first = Letters()
     facts = run(tmp_path, first)
     assert [fact.item for fact in facts] == ["a", "b", "c"] and sorted(first.ran) == ["a", "b", "c"]
-    assert run(tmp_path, second) == facts and second.ran == []
+    assert run(tmp_path, Letters()) == facts and ran(tmp_path) == []
+    record = json.loads((tmp_path / WORK / "letters" / "a.json").read_text())
+    assert set(record["outputs"]) == {"out/a0", "out/a1"} and record["counts"]["documents_in"] == 2
+    assert ran(tmp_path, digest="q") == ["a", "b", "c"]
 
 
 def test_a_changed_or_missing_output_is_made_anew(tmp_path):
@@ -51,9 +61,7 @@ def test_a_changed_or_missing_output_is_made_anew(tmp_path):
     (tmp_path / "out" / "a0").write_text("aaa9")
     (tmp_path / "out" / "b1").unlink()
     (tmp_path / WORK / "letters" / "c.json").write_text('{"plan": "p", "outp')
-    stage = Letters()
-    run(tmp_path, stage)
-    assert sorted(stage.ran) == ["a", "b", "c"] and files(tmp_path) == whole
+    assert ran(tmp_path) == ["a", "b", "c"] and files(tmp_path) == whole
 
 
 @pytest.mark.parametrize("change", [lambda text: text.replace('"documents_in": 2', '"documents_in": 3'), lambda text: "[]"])
@@ -62,16 +70,7 @@ def test_an_item_whose_record_was_changed_is_done_again(tmp_path, change):
     whole = files(tmp_path)
     record = tmp_path / WORK / "letters" / "b.json"
     record.write_text(change(record.read_text()))
-    stage = Letters()
-    run(tmp_path, stage)
-    assert stage.ran == ["b"] and files(tmp_path) == whole
-
-
-def test_another_plan_does_it_all_again(tmp_path):
-    run(tmp_path, Letters())
-    stage = Letters()
-    run(tmp_path, stage, digest="q")
-    assert len(stage.ran) == 3
+    assert ran(tmp_path) == ["b"] and files(tmp_path) == whole
 
 
 def test_an_item_that_fails_leaves_nothing_and_the_others_stay(tmp_path):
@@ -79,15 +78,7 @@ def test_an_item_that_fails_leaves_nothing_and_the_others_stay(tmp_path):
         run(tmp_path, Letters(fails=("a",)))
     # The largest goes first: c and b were done before a failed.
     assert {path.name for path in files(tmp_path)} == {"b0", "b1", "b.json", "c0", "c1", "c.json"}
-    stage = Letters()
-    run(tmp_path, stage)
-    assert stage.ran == ["a"]
-
-
-def test_the_record_names_outputs_by_hash(tmp_path):
-    run(tmp_path, Letters())
-    record = json.loads((tmp_path / WORK / "letters" / "a.json").read_text())
-    assert set(record["outputs"]) == {"out/a0", "out/a1"} and record["counts"]["documents_in"] == 2
+    assert ran(tmp_path) == ["a"]
 
 
 def test_the_line_of_a_stage_adds_its_items_up(tmp_path, caplog):

@@ -1,4 +1,5 @@
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ import pytest
 from data_prep.plans import drafting
 from data_prep.plans.drafting import draft_plan, expand_shards
 from data_prep.plans.frozen_plan import check_settings, freeze
-from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
+from data_prep.settings import DataPrepConfig
 from pipeline.common.errors import UserError
 from tests.data_prep.preparing import preparation
 
@@ -93,8 +94,7 @@ def test_a_saved_dataset_in_a_folder_is_refused_with_the_key_for_it(tmp_path, na
 
 def test_held_out_files_are_left_out_of_the_folder_that_is_trained_on(folder):
     (folder / "notes.md").touch()
-    corpus = CorpusConfig(files=[str(folder)], heldout_files=[str(folder / "deep")])
-    drafted = draft_plan(DataPrepConfig(output_dir="-", corpora=[corpus], tokenizer=TokenizerConfig(vocab_size=300)))
+    drafted = draft_plan(preparation("-", {"files": [str(folder)], "heldout_files": [str(folder / "deep")]}))
     read = {part.heldout: [Path(input_range.path).name for input_range in part.pieces] for part in drafted.slices}
     assert read == {True: ["c.txt"], False: ["1.txt", "[1].txt", "a.txt", "b.txt"]}
     assert drafted.left_out == [f"{folder}: left out are 1 .md files (the first: notes.md)"]
@@ -102,11 +102,9 @@ def test_held_out_files_are_left_out_of_the_folder_that_is_trained_on(folder):
 
 @pytest.mark.parametrize("pattern", ["nothing.txt", "*.jsonl"])
 def test_what_names_no_file_is_refused(folder, pattern):
-    with pytest.raises(
-        UserError, match="no such file; heldout_files takes existing files, folders, or globs that match some"
-    ) as refused:
+    message = f"{re.escape(pattern)}: no such file; heldout_files takes existing files, folders, or globs that match some"
+    with pytest.raises(UserError, match=message):
         expand([str(folder / pattern)], "heldout_files")
-    assert pattern in str(refused.value)
 
 
 def test_shards_are_named_by_prefix_or_by_their_indices(folder):
@@ -116,19 +114,17 @@ def test_shards_are_named_by_prefix_or_by_their_indices(folder):
 
 
 def test_heldout_slices_come_first_over_all_corpora_and_are_named_in_order(folder):
-    corpora = [
-        CorpusConfig(name=name, files=[str(folder / "?.txt")], heldout_files=[str(folder / f"{name}.txt")]) for name in "ab"
+    files, held = [str(folder / "?.txt")], {name: [str(folder / f"{name}.txt")] for name in "ab"}
+    corpora = ({"name": name, "files": files, "heldout_files": held[name]} for name in "ab")
+    assert [
+        (part.name, part.corpus, part.heldout, [input_range.path[-5:] for input_range in part.pieces])
+        for part in draft_plan(preparation("-", *corpora)).slices
+    ] == [
+        ("00000", "a", True, ["a.txt"]),
+        ("00001", "b", True, ["b.txt"]),
+        ("00002", "a", False, ["1.txt", "b.txt"]),
+        ("00003", "b", False, ["1.txt", "a.txt"]),
     ]
-    drafted = draft_plan(DataPrepConfig(output_dir="-", corpora=corpora, tokenizer=TokenizerConfig(vocab_size=300)))
-    assert [(part.name, part.corpus, part.heldout) for part in drafted.slices] == [
-        ("00000", "a", True),
-        ("00001", "b", True),
-        ("00002", "a", False),
-        ("00003", "b", False),
-    ]
-    assert [[input_range.path[-5:] for input_range in part.pieces] for part in drafted.slices] == [
-        ["a.txt"], ["b.txt"], ["1.txt", "b.txt"], ["1.txt", "a.txt"],
-    ]  # fmt: skip
 
 
 def test_a_plan_that_asks_for_nothing_new_has_the_digest_that_it_had_before_there_were_steps(tmp_path, monkeypatch):

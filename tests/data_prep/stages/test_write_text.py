@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import defaultdict
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
@@ -11,7 +12,7 @@ import pytest
 from datasets import load_dataset
 
 from data_prep.prepare import prepare
-from data_prep.settings import CleanedTextConfig, CorpusConfig, DataPrepConfig
+from data_prep.settings import CleanedTextConfig, DataPrepConfig
 from data_prep.text.kinds import find_kind
 from pipeline.common.errors import UserError
 from tests.data_prep.preparing import cleaned_records, preparation, write_jsonl
@@ -24,6 +25,7 @@ RECORDS = [
 COPIES = RECORDS[5:8]
 SHORT = {"text": "short", "id": 99, "meta": {"score": 3, "url": None}}
 """Dropped by a step."""
+ALL = [*RECORDS, *COPIES, SHORT]
 
 
 def write_parquet(path, records) -> str:
@@ -39,21 +41,20 @@ def config(tmp_path, files: str, **keys: object) -> DataPrepConfig:
 @pytest.mark.parametrize(("write", "name"), [(write_jsonl, "a.jsonl"), (write_parquet, "a.parquet")])
 @pytest.mark.parametrize("format", ["jsonl", "parquet"])
 def test_every_record_is_written_once_with_what_became_of_it(tmp_path, write, name, format):
-    all_records = [*RECORDS, *COPIES, SHORT]
-    asked = config(tmp_path, write(tmp_path / name, all_records))
+    asked = config(tmp_path, write(tmp_path / name, ALL))
     data = prepare(asked.model_copy(update={"cleaned_text": CleanedTextConfig(format=format, dropped=True)}))
     found = cleaned_records(data.directory)
-    assert sorted(int(record["id"]) for record in found) == sorted(record["id"] for record in all_records)
-    decisions = {}
+    assert sorted(int(record["id"]) for record in found) == sorted(record["id"] for record in ALL)
+    decisions = defaultdict(list)
     for record in found:
-        decisions.setdefault(int(record["id"]), []).append(record["dropped"] or record["split"])
+        decisions[int(record["id"])].append(record["dropped"] or record["split"])
     for number, decision in decisions.items():
         if number % 4 == 0:
             assert set(decision) == {"where"}
         elif number == 99:
             assert decision == ["too short"]
         else:
-            assert decision[0] in ("train", "heldout") and decision[1:] == ["exact copy"] * (len(decision) - 1)
+            assert decision[0] in ("train", "heldout") and set(decision[1:]) <= {"exact copy"}
     (corpus,) = data.corpora
     assert corpus.splits["train"].documents == sum(decision[0] == "train" for decision in decisions.values())
     assert corpus.dropped == {"where": 15, "too short": 1, "exact copy": 3}
@@ -64,7 +65,7 @@ def test_every_record_is_written_once_with_what_became_of_it(tmp_path, write, na
 
 
 def test_what_is_kept_alone_is_written_unless_the_dropped_are_asked_for_and_is_read_again(tmp_path):
-    asked = config(tmp_path, write_jsonl(tmp_path / "a.jsonl", [*RECORDS, *COPIES, SHORT]))
+    asked = config(tmp_path, write_jsonl(tmp_path / "a.jsonl", ALL))
     data = prepare(asked.model_copy(update={"cleaned_text": CleanedTextConfig()}))
     found = cleaned_records(data.directory)
     assert {record["dropped"] for record in found} == {""} and len(found) == 45
@@ -76,16 +77,14 @@ def test_what_is_kept_alone_is_written_unless_the_dropped_are_asked_for_and_is_r
 
 def test_datasets_reads_what_was_kept_and_what_was_dropped_together(tmp_path):
     """It takes types from the first file, in which every document was dropped."""
-    records = [*RECORDS, *COPIES, SHORT]
-    data = prepare(config(tmp_path, write_jsonl(tmp_path / "a.jsonl", records)))
+    data = prepare(config(tmp_path, write_jsonl(tmp_path / "a.jsonl", ALL)))
     files = str(data.directory / "text/web/*.jsonl.zst")
     read = load_dataset("json", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
-    assert sorted(map(int, read["id"])) == sorted(record["id"] for record in records)
+    assert sorted(map(int, read["id"])) == sorted(record["id"] for record in ALL)
 
 
 def test_examples_of_what_was_dropped_name_file_and_line_and_columns(tmp_path):
-    records = [*RECORDS, *COPIES, SHORT]
-    data = prepare(config(tmp_path, write_jsonl(tmp_path / "a.jsonl", records)))
+    data = prepare(config(tmp_path, write_jsonl(tmp_path / "a.jsonl", ALL)))
     examples = [json.loads(line) for line in (data.directory / "dropped.jsonl").read_text().splitlines()]
     copy = next(line for line in examples if line["kind"] == "exact")
     assert copy["where"] == f"{tmp_path / 'a.jsonl'}: line 61" and copy["kept_where"] == f"{tmp_path / 'a.jsonl'}: line 6"
@@ -117,9 +116,8 @@ def test_documents_are_written_in_the_order_in_which_they_are_read(tmp_path):
     records = random.Random(3).sample(RECORDS, len(RECORDS))
     path = write_jsonl(tmp_path / "a.jsonl", records)
     whole = cleaned_records(prepare(config(tmp_path, path)).directory)
-    assert [record["id"] for record in whole if record["split"]] == [
-        str(record["id"]) for record in records if record["meta"]["score"] >= 1
-    ]
+    expected = [str(record["id"]) for record in records if record["meta"]["score"] >= 1]
+    assert [record["id"] for record in whole if record["split"]] == expected
 
 
 def test_columns_of_any_type_come_out_as_json_has_them(tmp_path):
@@ -136,9 +134,8 @@ def test_columns_of_any_type_come_out_as_json_has_them(tmp_path):
         }
     )
     pq.write_table(table, tmp_path / "a.parquet")
-    asked = config(
-        tmp_path, str(tmp_path / "a.parquet"), where='day >= "2024-01-03" and price < 7', columns=table.column_names[1:]
-    )
+    where = 'day >= "2024-01-03" and price < 7'
+    asked = config(tmp_path, str(tmp_path / "a.parquet"), where=where, columns=table.column_names[1:])
     found = [record for record in cleaned_records(prepare(asked).directory) if record["split"]]
     assert [record["metadata"]["price"] for record in found] == [row / 4 for row in range(2, 28)]
     one = {key: value for key, value in found[0]["metadata"].items() if key not in ("price", "score")}
@@ -152,22 +149,17 @@ def test_columns_of_any_type_come_out_as_json_has_them(tmp_path):
 
 
 def test_what_json_itself_has_no_words_for_in_a_column_is_null_or_a_question_mark(tmp_path):
-    lines = [
-        f'{{"text": {json.dumps(text)}, "id": "lone \\ud800", "score": NaN, "big": {10**18}}}\n' for text in made_up_texts(20)
-    ]
-    (tmp_path / "a.jsonl").write_text("".join(lines))
-    asked = config(tmp_path, str(tmp_path / "a.jsonl"), where="big > 7", columns=["id", "score"], min_length=1)
+    records = ({"text": text, "id": "lone \ud800", "score": float("nan"), "big": 10**18} for text in made_up_texts(20))
+    asked = config(tmp_path, write_jsonl(tmp_path / "a.jsonl", records), where="big > 7", columns=["id", "score"], min_length=1)
     for record in cleaned_records(prepare(asked).directory):
         assert (record["id"], record["metadata"]) == ("lone ?", {"score": None, "big": 10**18})
 
 
 def test_a_lone_surrogate_is_a_question_mark_whatever_becomes_of_the_document_and_without_normalize(tmp_path):
-    lines = [json.dumps({"text": f"lone \ud800 {text}", "id": number}) for number, text in enumerate(made_up_texts(30))]
-    (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    steps = [{"length": {"max": 650}}]
-    asked = config(tmp_path, str(tmp_path / "a.jsonl"), where="id > 5", columns=["id"], min_length=1, heldout_fraction=0.4)
-    corpus = CorpusConfig.model_validate(asked.corpora[0].model_dump() | {"steps": steps})
-    found = cleaned_records(prepare(asked.model_copy(update={"corpora": [corpus]})).directory)
+    records = ({"text": f"lone \ud800 {text}", "id": number} for number, text in enumerate(made_up_texts(30)))
+    path = write_jsonl(tmp_path / "a.jsonl", records)
+    keys = {"columns": ["id"], "min_length": 1, "heldout_fraction": 0.4, "steps": [{"length": {"max": 650}}]}
+    found = cleaned_records(prepare(config(tmp_path, path, where="id > 5", **keys)).directory)
     assert {record["dropped"] for record in found} == {"", "where", "too long"}
     assert len(found) == 30 and all(record["text"].startswith("lone ? ") for record in found)
 

@@ -25,7 +25,7 @@ from data_prep.storage.stores import Remote, content_digest, raw_file
 from data_prep.text.readers import ranges_of_file, read_range
 from data_prep.text.rejects import Rejects
 from pipeline.common.errors import UserError
-from tests.data_prep.preparing import BYTE_LEVEL, preparation
+from tests.data_prep.preparing import BYTE_LEVEL, modified, preparation
 from tests.data_prep.prose import made_up_texts
 from tests.data_prep.text.reading import config
 from tests.hub import Hub, ask
@@ -146,21 +146,17 @@ def test_only_the_column_of_the_text_is_asked_for(web):
 
 
 @pytest.mark.parametrize(
-    ("fault", "ranges", "message"),
-    [
-        ("breaks", True, r"\(.*\); start the same command again"),
-        ("breaks", False, r"\(.*\); start the same command again"),
-        ("short", True, r"\(.* bytes came where .* were asked for\)"),
-    ],
+    ("fault", "ranges", "reason"),
+    [("breaks", True, ".*"), ("breaks", False, ".*"), ("short", True, ".* bytes came where .* were asked for")],
 )
-def test_an_answer_that_is_not_whole_is_asked_for_again_and_never_taken_for_the_end(web, fault, ranges, message):
+def test_an_answer_that_is_not_whole_is_asked_for_again_and_never_taken_for_the_end(web, fault, ranges, reason):
     web.ranges, faults = ranges, getattr(web, fault)
     faults["a.jsonl"] = 2
     with raw_file(Remote(web.url("a.jsonl")), lambda _: None, 1 << 30) as file:
         assert file.readall() == LINES
     assert not faults["a.jsonl"]
     faults["a.jsonl"] = 1000
-    with pytest.raises(UserError, match=rf"a\.jsonl: cannot be read, tried 4 times {message}"):
+    with pytest.raises(UserError, match=rf"a\.jsonl: cannot be read, tried 4 times \({reason}\); start the same command again"):
         read(web.url("a.jsonl"), 1 << 30, bad_files="skip")
 
 
@@ -216,9 +212,7 @@ def test_what_cannot_be_had_is_refused_in_a_sentence_without_secrets(web, s3, ur
     web.refusals.update({"secret.txt": 403, "teapot.txt": 418, "broken.txt": 500})
     with pytest.raises(UserError, match=REFUSED[url]) as refused:
         expand([url.format(port=web.port)], "files", [])
-    assert "secret@" not in str(refused.value)
-    assert "=secret" not in str(refused.value)
-    assert "\n" not in str(refused.value)
+    assert not any(part in str(refused.value) for part in ("secret@", "=secret", "\n"))
 
 
 def test_a_store_s_package_that_is_not_installed_is_named(monkeypatch):
@@ -235,9 +229,8 @@ def test_folders_and_globs_of_a_bucket_name_what_they_name_here(s3):
     everything = ["Z.txt", "a.json", "a.jsonl", "a.jsonl.bz2", "a.jsonl.gz", "a.jsonl.zst", "a.parquet", "a.txt", "deep/b.txt"]
     assert names("s3://bucket/all") == everything
     assert names("s3://bucket/all/") == everything
-    assert left_out[0] == (
-        "s3://bucket/all: left out are 1 .md files (the first: notes.md), 1 hidden (the first: deep/.hidden)"
-    )
+    others = "1 .md files (the first: notes.md), 1 hidden (the first: deep/.hidden)"
+    assert left_out[0] == f"s3://bucket/all: left out are {others}"
     assert names("s3://bucket/all/**/[ab].txt") == ["a.txt", "deep/b.txt"]
     assert names("s3://bucket/all/a.json") == ["a.json"]
 
@@ -270,21 +263,17 @@ def test_a_preparation_of_a_bucket_leaves_the_shards_of_local_files(s3, tmp_path
     searched: set[str] = set()
 
     def search(line: str) -> None:
-        for path in (tmp_path / "there").rglob("*"):
-            if path.is_file():
-                assert S3_SECRET.encode() not in path.read_bytes(), path
-                searched.add(path.relative_to(tmp_path / "there").parts[0])
+        for path in modified(tmp_path / "there"):
+            assert S3_SECRET.encode() not in path.read_bytes(), path
+            searched.add(path.relative_to(tmp_path / "there").parts[0])
 
-    for folder, files in (
-        ("here", [str(tmp_path / name) for name in names]),
-        ("there", ["s3://bucket/all/" + n for n in names]),
-    ):
+    for folder, place in (("here", tmp_path), ("there", "s3://bucket/all")):
+        files = [f"{place}/{name}" for name in names]
         with taken_by(search):
             prepare_together(asked(tmp_path / folder, files), Alone())
         search("")
         shards.append({path.name: path.read_bytes() for path in (tmp_path / folder / "shards").rglob("*.bin")})
-    assert shards[0] == shards[1]
-    assert shards[0]
+    assert shards[0] == shards[1] != {}
     assert {PLAN, MANIFEST, "work", "shards"} <= searched
 
 
@@ -299,8 +288,8 @@ def test_what_is_done_stays_where_a_store_fails(web, tmp_path):
     config = asked(tmp_path / "there", [web.url("a.jsonl"), web.url("b.jsonl")])
     with pytest.raises(UserError, match=r"b\.jsonl: cannot be read, tried 4 times"), taken_by(fail):
         prepare_together(config, Alone())
-    done = {path: path.stat().st_mtime_ns for path in (tmp_path / "there" / "work" / "clean").glob("*.json")}
-    assert done
+    done = modified(tmp_path / "there" / "work" / "clean")
+    assert any(path.suffix == ".json" for path in done)
     # The input was not at fault: the plan stays frozen.
     assert not (tmp_path / "there" / "work" / "refused").exists()
     web.breaks.clear()
@@ -309,11 +298,11 @@ def test_what_is_done_stays_where_a_store_fails(web, tmp_path):
 
     def look(line: str) -> None:
         if line.startswith("data: clean"):
-            kept.update({path: path.stat().st_mtime_ns for path in done})
+            kept.update(modified(tmp_path / "there" / "work" / "clean"))
 
     with taken_by(look):
         prepare_together(config, Alone())
-    assert kept == done
+    assert done.items() <= kept.items()
     # Its content is hashed again, for want of an ETag, and its last range, which shares a slice with the other file, read.
     assert web.sent["a.jsonl"] - sent < len(LINES) * 8 * 1.2
 
