@@ -93,7 +93,10 @@ def write_summary(
     `finished` are the facts of the stages whose outputs stay: tokenizer, tokenize, accept, text.
     """
     entries = _cleaned_corpora(plan, cleaned)
-    _add_rewritten(entries, deduplicated.rewritten)
+    for facts in deduplicated.rewritten:
+        # Documents that were dropped for repeated text are counted with the copies.
+        dropped = {name: count for name, count in facts.counts["dropped"].items() if name not in REASONS.values()}
+        _add(entries[facts.counts["corpus"]], facts.counts | {"dropped": dropped})
     histograms = {name: np.zeros(provided.vocab_size, dtype=np.int64) for name in entries}
     files: dict[str, str] = {}
     for facts in finished:
@@ -109,8 +112,12 @@ def write_summary(
                 files[name] = digest
     with Outputs(root) as outputs:
         shown = ((read.corpus, facts.counts.get("shown", {})) for read, facts in zip(plan.slices, cleaned, strict=True))
-        dropped = dropped_examples(shown)
-        examples = [*deduplicated.decisions.report(), *deduplicated.report(), *_contaminated(cleaned), *dropped]
+        examples = [
+            *deduplicated.decisions.report(),
+            *deduplicated.report(),
+            *_contaminated(cleaned),
+            *dropped_examples(shown),
+        ]
         lines = (json.dumps(example, ensure_ascii=False) + "\n" for example in examples)
         outputs.path(REPORT).write_text("".join(lines), encoding="utf-8")
         for name, histogram in histograms.items():
@@ -162,13 +169,6 @@ def _cleaned_corpora(plan: Plan, cleaned: list[Facts]) -> dict[str, CorpusEntry]
         entries[read.corpus].documents_read += facts.counts["documents_in"]
         _add(entries[read.corpus], facts.counts)
     return entries
-
-
-def _add_rewritten(entries: dict[str, CorpusEntry], rewritten: list[Facts]) -> None:
-    """What the corpora lost behind deduplication; documents dropped for repeated text are counted with the copies."""
-    for facts in rewritten:
-        dropped = {name: count for name, count in facts.counts["dropped"].items() if name not in REASONS.values()}
-        _add(entries[facts.counts["corpus"]], facts.counts | {"dropped": dropped})
 
 
 def _add(entry: CorpusEntry, counts: dict[str, Any]) -> None:

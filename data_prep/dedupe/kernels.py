@@ -2,6 +2,9 @@
 
 All are in one file: what numba keeps compiled from an earlier run it holds against the file of the function called, not
 against those of the functions and constants that it calls in turn, and would go on with old ones.
+
+Arguments that several have: `codes`, the code points of a text, or of all texts one after the other, uint32; `ends`, where
+each text ends in them; `table`, word_table(); `ngram`, the words of a shingle.
 """
 
 import numba
@@ -41,9 +44,6 @@ def shingle_hashes(
     A text of fewer than `ngram` words has one shingle, of all of them.
 
     Args:
-        codes: the text's code points, uint32.
-        table: word_table().
-        ngram: words of a shingle.
         hashes: uint32 or uint64, as long as `codes` at least; of fewer bits the highest are written.
         begins: int64, empty or as long: written, the place of a shingle's first character.
         stops: int64, likewise: the place behind its last one.
@@ -110,10 +110,6 @@ def sign(
     """Fill in the texts' signatures [texts, permutations] and whether there are words.
 
     Args:
-        codes: the code points of all texts, one after the other, uint32.
-        ends: where each text ends in them.
-        table: word_table().
-        ngram: words of a shingle.
         factors: uint32, odd; permutation i takes a hash h to factors[i] h + addends[i] modulo 2**32.
         addends: uint32.
         signatures: uint32, written.
@@ -309,8 +305,6 @@ def find_spans(
     """Hash the lines or paragraphs of texts that have `min_words` words at least; return how many there are.
 
     Args:
-        codes: the code points of all texts, one after the other, uint32.
-        ends: where each text ends in them.
         table: span_table().
         paragraphs: whether runs of lines between blank ones are hashed, rather than lines.
         min_words: the fewest words.

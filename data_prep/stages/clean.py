@@ -50,7 +50,8 @@ class Clean:
         part_slice = self._slices[item.name]
         corpus = self._plan.corpus(part_slice.corpus)
         sequence, rejects, removal = Sequence(corpus, corpus.early_steps), Rejects(), self._removal()
-        dropped = self._dropped_writer(outputs, item.name)
+        text = self._plan.config.cleaned_text
+        dropped = DocumentWriter(outputs.path(dropped_file(item.name))) if text is not None and text.dropped else None
         written = SliceWriter(
             outputs,
             item.name,
@@ -99,11 +100,6 @@ class Clean:
         for name in dict.fromkeys([*(input_range.path for input_range in part_slice.pieces), *self._of_all]):
             if name in self._files and not is_same(self._files[name], self._modified.get(name)):
                 raise UserError(f"{name}: has changed since it was hashed; leave it as it is, and start the same command again")
-
-    def _dropped_writer(self, outputs: Outputs, name: str) -> DocumentWriter | None:
-        """A file for the documents of a slice that are dropped, where they are asked for."""
-        text = self._plan.config.cleaned_text
-        return DocumentWriter(outputs.path(dropped_file(name))) if text is not None and text.dropped else None
 
     def _removal(self) -> "Removal | None":
         """What removes passages of evaluation sets from documents, where it is asked for."""

@@ -6,7 +6,6 @@ from typing import Any
 from data_prep.dedupe.deduplicate import Decisions
 from data_prep.dedupe.filtering import REFINED
 from data_prep.plans.plan import Plan
-from data_prep.settings import CorpusConfig
 from data_prep.stages.rewriting import Rewriting
 from data_prep.steps.language import Language
 from data_prep.steps.sequence import Sequence
@@ -27,20 +26,22 @@ class Refine(Rewriting):
     def change(self, part: DocumentPart) -> "_LateSteps":
         """Return the corpus's late steps."""
         corpus = self._plan.corpus(part.corpus)
-        return _LateSteps(Sequence(corpus, corpus.late_steps), _language_is_new(corpus))
+        early, late = (any(isinstance(step, Language) for step in steps) for steps in (corpus.early_steps, corpus.late_steps))
+        return _LateSteps(Sequence(corpus, corpus.late_steps), late and not early)
 
 
 class _LateSteps:
-    def __init__(self, sequence: Sequence, tells_language: bool) -> None:
+    def __init__(self, sequence: Sequence, count_languages: bool) -> None:
+        """`count_languages` where the languages are not known, and counted, before these steps."""
         self._sequence = sequence
-        self._tells_language = tells_language
+        self._count_languages = count_languages
         self._languages: Counter[str] = Counter()
 
     def __call__(self, batch: list[tuple[int, Document]]) -> None:
         for _, document in batch:
             document.dropped = self._sequence(document)
             document.text = as_json(document.text)
-            if document.dropped is None and self._tells_language:
+            if document.dropped is None and self._count_languages:
                 self._languages[document.columns["language"]] += 1
 
     def facts(self) -> dict[str, Any]:
@@ -49,9 +50,3 @@ class _LateSteps:
             "dropped_by": self._sequence.dropped,
             "languages": dict(self._languages.most_common()),
         }
-
-
-def _language_is_new(corpus: CorpusConfig) -> bool:
-    """Whether the documents' languages are not known, and counted, before the late steps."""
-    early, late = (any(isinstance(step, Language) for step in steps) for steps in (corpus.early_steps, corpus.late_steps))
-    return late and not early

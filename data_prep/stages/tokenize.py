@@ -126,7 +126,8 @@ class Tokenize:
 
         Encoded is by `fast`, where there is one: raises UnfitError where a document's ids are not Hugging Face's.
         """
-        language = self._language(part)
+        # Whose rules end a sentence.
+        language = self._plan.corpus(part.corpus).language or "en"
         read = compared = 0
         first = True
         with ExitStack() as stack:
@@ -181,10 +182,6 @@ class Tokenize:
             elif chosen.any():
                 sequences = np.repeat(chosen, counts)
                 writer.add_documents(ended[np.repeat(sequences, lengths)], lengths[sequences], counts[chosen])
-
-    def _language(self, part: DocumentPart) -> str:
-        """Whose rules end a sentence: the corpus's language where it has a single one."""
-        return self._plan.corpus(part.corpus).language or "en"
 
     def _write_manifest(
         self,
