@@ -112,12 +112,7 @@ def write_summary(
                 files[name] = digest
     with Outputs(root) as outputs:
         shown = ((read.corpus, facts.counts.get("shown", {})) for read, facts in zip(plan.slices, cleaned, strict=True))
-        examples = [
-            *deduplicated.decisions.report(),
-            *deduplicated.report(),
-            *_contaminated(cleaned),
-            *dropped_examples(shown),
-        ]
+        examples = [*deduplicated.decisions.report(), *deduplicated.report(), *_contaminated(cleaned), *dropped_examples(shown)]
         lines = (json.dumps(example, ensure_ascii=False) + "\n" for example in examples)
         outputs.path(REPORT).write_text("".join(lines), encoding="utf-8")
         for name, histogram in histograms.items():

@@ -111,11 +111,7 @@ class Removal:
 
     def facts(self) -> dict[str, Any]:
         """Return what is recorded: documents with a passage of each set (one may count for several), examples, the sets."""
-        return {
-            "contaminated": dict(self._documents),
-            "passages": self._examples,
-            "evaluation_sets": self._passages.sizes,
-        }
+        return {"contaminated": dict(self._documents), "passages": self._examples, "evaluation_sets": self._passages.sizes}
 
 
 def _without(text: str, passages: list[Passage]) -> str:

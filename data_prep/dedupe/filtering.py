@@ -59,12 +59,7 @@ class Filter:
         decisions[copies["document"][~stays] - group.first] = EXACT_COPY
         write_array(outputs.path(array_file(self, group.name)), decisions)
         exact, near = int((decisions == EXACT_COPY).sum()), int((decisions == NEAR_COPY).sum())
-        return {
-            "documents_in": group.documents,
-            "documents_out": group.documents - exact - near,
-            "exact": exact,
-            "near": near,
-        }
+        return {"documents_in": group.documents, "documents_out": group.documents - exact - near, "exact": exact, "near": near}
 
     def decisions(self, part: DocumentPart) -> np.ndarray:
         """Return the part's decisions, uint8."""

@@ -184,12 +184,7 @@ class Tokenize:
                 writer.add_documents(ended[np.repeat(sequences, lengths)], lengths[sequences], counts[chosen])
 
     def _write_manifest(
-        self,
-        path: Path,
-        part: DocumentPart,
-        dropped: dict[str, int],
-        splits: dict[str, Any],
-        paths: dict[str, Path],
+        self, path: Path, part: DocumentPart, dropped: dict[str, int], splits: dict[str, Any], paths: dict[str, Path]
     ) -> None:
         read, cleaned = self._slices[part.slice]
         content = {
