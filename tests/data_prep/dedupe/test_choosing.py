@@ -29,7 +29,9 @@ def _members(root: Path) -> np.ndarray:
 @pytest.mark.slow
 def test_pieces_are_cut_between_clusters_and_shared_out(tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "BATCH", 5)
-    corpora = [Corpus("a", "near", [*plant(300).texts, *_windows(12), *plant(200, 1).texts])]
+    texts = plant(300).texts
+    others = [Corpus("exact", "exact", texts[:100]), Corpus("none", "none", texts[:50])]
+    corpora = [Corpus("a", "near", [*texts, *_windows(12), *plant(200, 1).texts]), *others]
     alone, together = (Prepared(tmp_path / name, corpora, per_part=40) for name in ("alone", "together"))
     alone.deduplicate()
     together.deduplicate(workers=3)
@@ -53,7 +55,7 @@ def test_a_batchs_signatures_take_half_of_the_memory_at_most(tmp_path, memory_mi
 
 
 def test_without_similar_documents_there_is_no_piece(tmp_path):
-    prepared = Prepared(tmp_path, [Corpus("a", "near", [prose(Writer(1).words(50)) for _ in range(1)])])
+    prepared = Prepared(tmp_path, [Corpus("a", "near", [prose(Writer(1).words(50))])])
     assert prepared.decisions(prepared.deduplicate()) == [KEPT_TRAIN]
     assert len(_members(tmp_path)) == 0
     assert not list((tmp_path / "work").glob("choose/*"))

@@ -8,16 +8,7 @@ from data_prep.dedupe.filtering import EXACT_COPY, KEPT_HELDOUT, KEPT_TRAIN, NEA
 from data_prep.dedupe.groups import grouped
 from data_prep.dedupe.signatures import Signer
 from data_prep.text.document_parts import DocumentPart
-from tests.data_prep.dedupe.planted import (
-    Planted,
-    Writer,
-    dropped_by_datasketch,
-    dropped_by_ours,
-    false_drops,
-    is_found,
-    plant,
-    prose,
-)
+from tests.data_prep.dedupe.planted import Writer, dropped_by_datasketch, dropped_by_ours, false_drops, is_found, plant, prose
 from tests.data_prep.dedupe.prepared import Corpus, Prepared, decided
 from tests.data_prep.preparing import modified
 
@@ -48,14 +39,8 @@ def _mixed(seed: int = 0) -> list[Corpus]:
 def test_near_copies_are_dropped_for_the_smallest_document(tmp_path):
     writer = Writer(0)
     words = writer.words(400)
-    texts = [
-        prose(writer.words(400)),
-        prose(words),
-        prose(writer.edited(words, 0.01)),
-        prose(writer.words(300)),
-        prose(words).lower(),
-    ]
-    texts.append(prose(writer.edited(words, 0.005)))
+    edited, more_edited = (prose(writer.edited(words, share)) for share in (0.005, 0.01))
+    texts = [prose(writer.words(400)), prose(words), more_edited, prose(writer.words(300)), prose(words).lower(), edited]
     every, decisions = decided(tmp_path, Corpus("a", "near", texts, heldout=frozenset({1})), per_part=2)
     assert every == [KEPT_TRAIN, KEPT_HELDOUT, NEAR_COPY, KEPT_TRAIN, EXACT_COPY, NEAR_COPY]
     for document in (2, 5):
@@ -213,14 +198,6 @@ def test_documents_of_different_clusters_are_not_compared(tmp_path, monkeypatch,
     assert every == [KEPT_TRAIN, KEPT_TRAIN, NEAR_COPY, NEAR_COPY]
 
 
-@pytest.mark.slow
-def test_any_number_of_processes_leaves_the_same_bytes(tmp_path):
-    alone, together = (Prepared(tmp_path / name, _mixed(), per_part=40) for name in ("alone", "together"))
-    alone.deduplicate()
-    together.deduplicate(workers=3)
-    assert alone.files() == together.files()
-
-
 def test_a_second_run_does_nothing_anew(tmp_path):
     prepared = Prepared(tmp_path, _mixed())
     report = prepared.deduplicate().report()
@@ -242,24 +219,14 @@ def test_the_report_shows_the_first_of_each_kind(tmp_path):
             assert example["similarity"] >= 0.8
 
 
-def _hold(planted: Planted, root: Path) -> None:
-    ours, theirs = dropped_by_ours(planted, root), dropped_by_datasketch(planted)
+@pytest.mark.parametrize("documents", [3000, pytest.param(50_000, marks=pytest.mark.full)])
+def test_planted_duplicates_are_found(tmp_path, documents):
+    pytest.importorskip("datasketch")
+    planted = plant(documents, seed=1)
+    ours, theirs = dropped_by_ours(planted, tmp_path), dropped_by_datasketch(planted)
     close = [pair for pair in planted.pairs if pair.similarity >= 0.9]
     found = sum(is_found(pair, ours) for pair in close)
     assert found >= 0.99 * len(close)
     assert found >= sum(is_found(pair, theirs) for pair in close)
-    distant = int((planted.nearest <= 0.7).sum())
-    assert false_drops(planted, ours) <= 0.001 * distant
-    exact_copies = [pair for pair in planted.pairs if pair.edit == 0]
-    assert all(is_found(pair, ours) for pair in exact_copies)
-
-
-def test_planted_duplicates_are_found(tmp_path):
-    pytest.importorskip("datasketch")
-    _hold(plant(3000, seed=1), tmp_path)
-
-
-@pytest.mark.full
-def test_planted_duplicates_are_found_among_fifty_thousand(tmp_path):
-    pytest.importorskip("datasketch")
-    _hold(plant(50_000), tmp_path)
+    assert false_drops(planted, ours) <= 0.001 * int((planted.nearest <= 0.7).sum())
+    assert all(is_found(pair, ours) for pair in planted.pairs if pair.edit == 0)

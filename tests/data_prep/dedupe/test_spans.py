@@ -9,34 +9,14 @@ from data_prep.dedupe import repeats
 from data_prep.dedupe.dedupe_spans import Deduplicated
 from data_prep.dedupe.filtering import EXACT_COPY, KEPT_HELDOUT, KEPT_TRAIN, REPEATED_TEXT
 from data_prep.dedupe.spans import SpanFinder, without_lines
-from data_prep.jobs.job import Facts
 from data_prep.text.document_parts import read_documents
 from tests.data_prep.dedupe.prepared import Corpus, Prepared
 
 _PIECES = [
-    "one",
-    "Two",
-    "TWO",
-    " ",
-    "  ",
-    "\t",
-    "\n",
-    "\n",
-    "\n\n",
-    "\n \n\n",
-    "\r\n",
-    "漢",
-    "字",
-    "!",
-    "\u3000",
-    "Σ",
-    "σ",
-    "ς",
-    "\U000f0000",
+    *"one Two TWO 漢 字 ! Σ σ ς".split(),
+    *(" ", "  ", "\t", "\n", "\n", "\n\n", "\n \n\n", "\r\n", "\u3000", "\U000f0000"),
 ]
 _WORDS = {"one", "two", "漢", "字", "σ"}
-
-_LOST = (("changed", "dedupe_spans"), ("removed", "paragraphs"))
 
 
 def _texts(seed: int, count: int, longest: int) -> list[str]:
@@ -120,10 +100,6 @@ def _left(prepared: Prepared, found: Deduplicated) -> list[str | None]:
     return texts
 
 
-def _facts(found: list[Facts], key: str) -> list[object]:
-    return [facts.counts[key] for facts in found]
-
-
 @pytest.mark.parametrize(
     ("unit", "min_words", "min_documents", "keep"),
     [("line", 1, 2, "first"), ("line", 2, 3, "none"), ("paragraph", 2, 2, "first"), ("paragraph", 1, 4, "none")],
@@ -137,10 +113,9 @@ def test_what_is_removed_is_what_sets_of_strings_say(tmp_path, unit, min_words, 
     decisions = prepared.decisions(prepared.deduplicate())
     holders: dict[str, list[int]] = {}
     for document, text in enumerate(texts):
-        for content in (
-            {content for *_, content in _searched(text, unit, min_words)} if decisions[document] < EXACT_COPY else ()
-        ):
-            holders.setdefault(content, []).append(document)
+        if decisions[document] < EXACT_COPY:
+            for content in {content for *_, content in _searched(text, unit, min_words)}:
+                holders.setdefault(content, []).append(document)
     changed = 0
     for document, (text, left) in enumerate(zip(texts, _left(prepared, found), strict=True)):
         if decisions[document] >= EXACT_COPY:
@@ -161,29 +136,20 @@ def test_what_is_removed_is_what_sets_of_strings_say(tmp_path, unit, min_words, 
     assert changed > 50
 
 
-def _pages(count: int) -> list[str]:
-    draw = random.Random(1)
-    return [
-        "\n\n".join(
-            [
-                f"Page {number}",
-                f"text number {number} of {' '.join(draw.choice('abcdefgh') * 3 for _ in range(30))}",
-                "Copyright of all pages is with their authors",
-            ]
-        )
-        for number in range(count)
-    ]
-
-
 def test_a_footer_of_a_thousand_documents_stays_in_the_first_and_is_reported(tmp_path):
-    pages = _pages(1000)
+    draw = random.Random(1)
+    words = [" ".join(draw.choice("abcdefgh") * 3 for _ in range(30)) for _ in range(1000)]
+    footer = "Copyright of all pages is with their authors"
+    bodies = [f"Page {number}\n\ntext number {number} of {text}" for number, text in enumerate(words)]
+    pages = [f"{body}\n\n{footer}" for body in bodies]
     corpus = Corpus("web", "near", pages, heldout=frozenset({0}), dedupe_spans={})
     found = (prepared := Prepared(tmp_path, [corpus])).dedupe_spans()
-    assert _left(prepared, found) == [pages[0], *("\n\n".join(page.split("\n\n")[:2]) for page in pages[1:])]
+    assert _left(prepared, found) == [pages[0], *bodies[1:]]
     assert prepared.decisions(found.decisions) == [KEPT_HELDOUT] + [KEPT_TRAIN] * 999
-    assert [sum(each[key] for each in _facts(found.rewritten, kind)) for kind, key in _LOST] == [999, 999]
+    lost = ("changed", "dedupe_spans"), ("removed", "paragraphs")
+    assert [sum(facts.counts[kind][key] for facts in found.rewritten) for kind, key in lost] == [999, 999]
     (example,) = found.report()
-    assert (example["documents"], example["text"], example["where"]) == (1000, pages[0].split("\n\n")[2], "row 0")
+    assert (example["documents"], example["text"], example["where"]) == (1000, footer, "row 0")
     assert sum(part.characters for part in found.parts) == sum(len(text) for text in _left(prepared, found))
     assert sum(part.bytes for part in found.parts) == sum(len(text) for text in _left(prepared, found))
 
@@ -196,16 +162,9 @@ def test_a_document_of_which_nothing_is_left_is_dropped_and_shown_whole(tmp_path
     found = prepared.dedupe_spans()
     assert prepared.decisions(found.decisions) == [KEPT_TRAIN, REPEATED_TEXT]
     assert found.parts.document(1).text == f"{line}\n{line}"
-    assert [each for each in found.report() if each["kind"] == "dropped"] == [
-        {
-            "kind": "dropped",
-            "corpus": "a",
-            "reason": "repeated text",
-            "where": "row 1",
-            "text": f"{line}\n{line}",
-            "columns": {},
-        }
-    ]
+    (dropped,) = (each for each in found.report() if each["kind"] == "dropped")
+    example = {"corpus": "a", "reason": "repeated text", "where": "row 1", "text": f"{line}\n{line}", "columns": {}}
+    assert dropped == {"kind": "dropped"} | example
 
 
 def test_copies_count_for_nothing_and_stay_as_they_are_and_a_line_that_one_document_repeats_stays(tmp_path):
