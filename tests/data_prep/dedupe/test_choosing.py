@@ -8,7 +8,7 @@ from data_prep.dedupe import choosing, cluster
 from data_prep.dedupe.cluster import Cluster
 from data_prep.dedupe.filtering import EXACT_COPY, KEPT_TRAIN
 from data_prep.dedupe.kernels import choose
-from data_prep.dedupe.records import COPY, begins
+from data_prep.dedupe.records import COPY, begins, table_of
 from data_prep.dedupe.signatures import Signer
 from data_prep.jobs.job import Item, Outputs
 from tests.benchmarks.memory import Watched
@@ -92,11 +92,9 @@ def test_of_a_cluster_with_many_that_stay_every_copy_has_one_that_it_is_similar_
     decisions = prepared.deduplicate()
     every, dropped = prepared.decisions(decisions), prepared.dropped(decisions)
     members = _members(tmp_path)
-    assert len(members) == len(texts)
-    assert len(set(members["cluster"].tolist())) == 1
-    assert every[0] == KEPT_TRAIN
+    assert len(members) == len(texts) and len(set(members["cluster"].tolist())) == 1
+    assert every[0] == KEPT_TRAIN and dropped
     signatures = Signer(128, 5)(prepared.texts)[0]
-    assert dropped
     for document in dropped:
         kept, _ = decisions.kept_for(document)
         assert every[kept] < EXACT_COPY
@@ -120,9 +118,7 @@ def _components(root: Path, documents: int) -> dict[str, int]:
     def edges():
         for start in range(0, documents, 20_000):
             pairs = order[start : start + 20_000].reshape(-1, 2)
-            found = np.zeros(len(pairs), COPY)
-            found["kept"], found["document"] = pairs.min(axis=1), pairs.max(axis=1)
-            yield found
+            yield table_of(COPY, document=pairs.max(axis=1), kept=pairs.min(axis=1), similarity=0)
 
     dedupe = SimpleNamespace(memory_mib=64, permutations=128)
     plan = SimpleNamespace(config=SimpleNamespace(dedupe=dedupe))

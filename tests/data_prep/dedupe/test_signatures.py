@@ -11,8 +11,8 @@ _PERMUTATIONS = 128
 _PAIRS = 1200
 
 
-def _pairs(words: int, seed: int) -> list[tuple[str, str, float]]:
-    """Pairs of texts of about so many words, of all similarities, with the true one."""
+def _pairs(words: int, seed: int) -> tuple[list[str], list[str], np.ndarray]:
+    """Texts of about so many words, others that are similar to each, of all similarities, and the true ones."""
     writer = Writer(seed, vocabulary=5000)
     pairs = []
     while len(pairs) < _PAIRS:
@@ -22,32 +22,32 @@ def _pairs(words: int, seed: int) -> list[tuple[str, str, float]]:
         similarity = jaccard(set(shingles(texts[0])), set(shingles(texts[1])))
         if 0 < similarity < 1:
             pairs.append((*texts, similarity))
-    return pairs
+    lefts, rights, similarities = zip(*pairs, strict=True)
+    return list(lefts), list(rights), np.array(similarities)
+
+
+def _estimates(lefts: list[str], rights: list[str]) -> np.ndarray:
+    signer = Signer(_PERMUTATIONS, 5)
+    return (signer(lefts)[0] == signer(rights)[0]).mean(axis=1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [8, 30, 300])
 def test_the_error_is_that_of_independent_permutations_and_no_worse_than_datasketchs(words):
-    pairs = _pairs(words, seed=words)
-    truth = np.array([similarity for _, _, similarity in pairs])
-    left, _ = Signer(_PERMUTATIONS, 5)([pair[0] for pair in pairs])
-    right, _ = Signer(_PERMUTATIONS, 5)([pair[1] for pair in pairs])
-    ours = _rmse((left == right).mean(axis=1), truth)
+    lefts, rights, truth = _pairs(words, seed=words)
+    ours = _rmse(_estimates(lefts, rights), truth)
     # An estimate is binomial over the permutations.
     classical = float(np.sqrt(np.mean(truth * (1 - truth) / _PERMUTATIONS)))
     # Of 1,200 pairs the error's own error is 2 %; the permutations are the same for all of them, which adds some.
     assert ours < 1.1 * classical
     assert ours > 0.8 * classical  # or this does not measure what it should
-    assert ours < 1.1 * _rmse(np.array([_by_datasketch(*pair[:2]) for pair in pairs]), truth)
+    assert ours < 1.1 * _rmse(np.array([_by_datasketch(*texts) for texts in zip(lefts, rights, strict=True)]), truth)
 
 
 def test_the_mean_estimate_is_the_similarity():
-    pairs = _pairs(100, seed=1)
-    truth = np.array([similarity for _, _, similarity in pairs])
-    signer = Signer(_PERMUTATIONS, 5)
-    left, right = signer([pair[0] for pair in pairs])[0], signer([pair[1] for pair in pairs])[0]
+    lefts, rights, truth = _pairs(100, seed=1)
     # .04 an estimate, over the root of 1,200 of them: .0012; four times that.
-    assert abs(float(((left == right).mean(axis=1) - truth).mean())) < 0.005
+    assert abs(float((_estimates(lefts, rights) - truth).mean())) < 0.005
 
 
 def test_a_signature_does_not_depend_on_the_texts_beside_it():
