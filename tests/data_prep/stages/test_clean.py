@@ -1,6 +1,4 @@
 import gzip
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from data_prep.text.document_parts import FOLDER, DocumentParts
 from data_prep.text.rejects import BAD_FILE, BAD_RECORD, TOO_SHORT
 from data_prep.text.slice_writer import text_hash
 from pipeline.common.errors import UserError
+from tests.benchmarks.memory import Watched
 from tests.data_prep.preparing import preparation, write_jsonl
 from tests.data_prep.prose import made_up_texts
 
@@ -182,27 +181,6 @@ def test_many_small_files_are_read_in_few_slices(tmp_path):
     assert texts_of(clean(tmp_path / "out", corpus)[1]) == TEXTS[:1000]
 
 
-MEASURED = """
-import sys
-from pathlib import Path
-from tests.data_prep.stages.test_clean import clean
-
-facts, parts = clean(Path(sys.argv[1]), {"files": [sys.argv[2]], "max_characters": int(sys.argv[3])}, part_mib=16)
-peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-print(parts.documents, sum(fact.counts["dropped"].get("too long", 0) for fact in facts), peak.split()[1])
-"""
-
-
-def measured(root: Path, path: Path, max_characters: int) -> tuple[int, int, int]:
-    """(Documents that stayed, those too long, peak memory in bytes) of the stage in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURED, root, path, str(max_characters)],
-        capture_output=True, text=True, check=True, timeout=250, cwd=Path(__file__).parents[3],
-    )  # fmt: skip
-    documents, too_long, kib = map(int, done.stdout.split())
-    return documents, too_long, kib * 1024
-
-
 @pytest.mark.full
 @pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "a.jsonl.gz", "a.jsonl.zst"])
 @pytest.mark.parametrize("kept", [False, True])
@@ -215,7 +193,10 @@ def test_a_document_of_200_megabytes_fits_into_memory(tmp_path, name, kept):
         content = b'{"text": "' + content.replace(b"\n", b"\\n") + b'"}\n{"text": "next"}\n'
     compress = {"gz": lambda content: gzip.compress(content, 1), "zst": zstandard.compress}.get(name.rpartition(".")[2], bytes)
     (tmp_path / name).write_bytes(compress(content))
-    documents, too_long, peak = measured(tmp_path / "out", tmp_path / name, 300_000_000 if kept else 20_000_000)
-    print(name, kept, f"{peak:,}")
-    assert (documents, too_long) == ((2, 0) if kept else (1, 1))
-    assert peak < 1.5e9
+    corpus = {"files": [str(tmp_path / name)], "max_characters": 300_000_000 if kept else 20_000_000}
+    del content
+    with Watched() as watched:
+        facts, parts = clean(tmp_path / "out", corpus, part_mib=16)
+    too_long = sum(fact.counts["dropped"].get("too long", 0) for fact in facts)
+    assert (parts.documents, too_long) == ((2, 0) if kept else (1, 1))
+    assert watched.peak < 1.3e9

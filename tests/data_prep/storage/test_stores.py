@@ -4,7 +4,6 @@ import io
 import json
 import random
 import struct
-import subprocess
 import sys
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from data_prep.storage.stores import Remote, content_digest, raw_file
 from data_prep.text.readers import ranges_of_file, read_range
 from data_prep.text.rejects import Rejects
 from pipeline.common.errors import UserError
+from tests.benchmarks.memory import Watched
 from tests.data_prep.preparing import BYTE_LEVEL, modified, preparation
 from tests.data_prep.prose import made_up_texts
 from tests.data_prep.text.reading import config
@@ -307,33 +307,14 @@ def test_what_is_done_stays_where_a_store_fails(web, tmp_path):
     assert web.sent["a.jsonl"] - sent < len(LINES) * 8 * 1.2
 
 
-def test_files_are_read_in_memory_of_a_block_however_large_they_are(tmp_path):
-    web = Web({"large.jsonl": LINES * 64})
-    code = """
-import re, sys
-from data_prep.storage import stores
-from data_prep.storage.stores import Remote
-from data_prep.settings import CorpusConfig
-from data_prep.text.readers import ranges_of_file, read_range
-from data_prep.text.rejects import Rejects
-stores._BLOCK = 1 << 20
-corpus = CorpusConfig(files=["-"])
-def read(url):
-    return sum(1 for range in ranges_of_file(Remote(url), corpus, 1 << 30) for _ in read_range(range, corpus, Rejects()))
-read(sys.argv[1].replace("large", "small"))
-def peak():  # of this process alone: getrusage has that of the one that began it
-    return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
-before = peak()
-count = read(sys.argv[1])
-print(count, peak() - before)
-"""
-    web.files["small.jsonl"] = LINES
-    with serving(web):
-        done = subprocess.run(
-            [sys.executable, "-c", code, web.url("large.jsonl")], capture_output=True, text=True, timeout=120, check=True
-        )
-    count, grown = map(int, done.stdout.split())
-    assert count == 64 * 400
-    # Two blocks of 1 MiB, where the file has over 16.
+def test_files_are_read_in_memory_of_a_block_however_large_they_are(web, monkeypatch):
+    monkeypatch.setattr(stores, "_BLOCK", 1 << 20)
+    web.files["large.jsonl"] = LINES * 64
+    corpus = config()
     assert len(web.files["large.jsonl"]) > 16 << 20
-    assert grown < 8 << 10
+    for name, copies in (("a.jsonl", 1), ("large.jsonl", 64)):
+        with Watched() as watched:
+            (input_range,) = ranges_of_file(Remote(web.url(name)), corpus, 1 << 30)
+            assert sum(1 for _ in read_range(input_range, corpus, Rejects())) == copies * len(TEXTS)
+    # Two blocks of 1 MiB, and what the server sends.
+    assert watched.peak < 8 << 20
