@@ -20,30 +20,25 @@ from tests.data_prep.prose import made_up_texts
 from tests.shards import SPECIAL
 
 
-def training(monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[Path]]:
-    """What tokenizers are trained on, and the folders in which each is written, of a few pieces, from now on."""
-    texts: list[str] = []
+def sampled(root: Path, monkeypatch: pytest.MonkeyPatch, sample_characters: int, **corpus: object) -> list[str]:
+    """The texts that a tokenizer is trained on; one of a few pieces takes its place."""
+    found: list[str] = []
     folders: list[Path] = []
 
-    def train(sample: Iterable[str], config: TokenizerConfig, folder: Path) -> None:
-        texts.extend(sample)
+    def train(texts: Iterable[str], config: TokenizerConfig, folder: Path) -> None:
+        found.extend(texts)
         folders.append(folder)
         (folder / "vocab.txt").write_text("\n".join(SPECIAL), encoding="utf-8")
 
     monkeypatch.setattr(tokenizer_stage, "train_tokenizer", train)
-    return texts, folders
-
-
-def sampled(folder: Path, monkeypatch: pytest.MonkeyPatch, sample_characters: int, **corpus: object) -> list[str]:
-    """The texts that a tokenizer is trained on."""
-    found, _ = training(monkeypatch)
     tokenizer = {"vocab_size": 300, "sample_characters": sample_characters}
     plan = draft_plan(preparation("-", corpus, tokenizer=tokenizer, part_mib=1))
-    job = Job(folder / "out", "digest", Alone())
+    job = Job(root / "out", "digest", Alone())
     clean = Clean(plan, {item.name: item.modified for item in plan.inputs})
     parts = DocumentParts(job.root, clean.parts(job.run(clean)))
-    decisions = deduplicate(job, plan, parts)
-    job.run(ProvideTokenizer(plan, parts, decisions))
+    job.run(ProvideTokenizer(plan, parts, deduplicate(job, plan, parts)))
+    (folder,) = folders
+    assert folder.is_relative_to(job.root / "work") and not folder.exists(), "written elsewhere before it is whole"
     return found
 
 
@@ -103,12 +98,3 @@ def test_a_full_disk_is_no_fault(tmp_path, algorithm, family):
         capture_output=True, text=True, check=True, timeout=120, cwd=Path(__file__).parents[3],
     )  # fmt: skip
     assert done.stdout.startswith("True File too large; free disk space")
-
-
-def test_a_trained_tokenizers_files_are_first_written_below_the_jobs_folder(tmp_path, monkeypatch):
-    _, folders = training(monkeypatch)
-    plan = draft_plan(preparation("-", {"files": [write_jsonl(tmp_path / "a.jsonl", made_up_texts(5))]}))
-    job = Job(tmp_path / "out", "digest", Alone())
-    job.run(ProvideTokenizer(plan, DocumentParts(job.root, []), None))
-    (folder,) = folders
-    assert folder.is_relative_to(tmp_path / "out" / "work") and not folder.exists()
