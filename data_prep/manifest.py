@@ -131,8 +131,8 @@ class PreparedData:
             content = json.loads(read_bytes(path).decode())
             self.manifest = Manifest.model_validate(content)
         except FileNotFoundError:
-            begun = (directory / PLAN).exists()
-            hint = "the preparation was started and not finished, start it again" if begun else "prepare the text first"
+            started = (directory / PLAN).exists()
+            hint = "the preparation was started and not finished, start it again" if started else "prepare the text first"
             raise UserError(f"{path}: no such file; {hint}") from None
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); put it back, or prepare the text again") from None

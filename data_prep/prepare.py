@@ -71,11 +71,10 @@ def prepare(config: DataPrepConfig) -> PreparedData:
             write_plan(root / PLAN, plan)
             try:
                 _carry_out(plan, _modified(draft), root, Alone())
-            except UnreachableError:
-                raise
-            except UserError:
+            except UserError as error:
                 # What is corrected now will be prepared under another name.
-                shutil.rmtree(root)
+                if not isinstance(error, UnreachableError):
+                    shutil.rmtree(root)
                 raise
     return PreparedData(root)
 
@@ -123,11 +122,11 @@ def prepare_together(config: DataPrepConfig, workers: Workers) -> None:
 
 def _prepare_at(root: Path, config: DataPrepConfig, workers: Workers) -> None:
     # The first process looks at everything that may be refused, alone, so that it is said once.
-    begun = workers.from_first(lambda: _begun(config, root))
-    if begun is None:
+    started = workers.from_first(lambda: _started(config, root))
+    if started is None:
         logger.info("data: %s is prepared already; the text that it was made of is not compared again", root)
         return
-    plan, modified = begun
+    plan, modified = started
     _log(plan.left_out)
     if not plan.digest:
         hashed = Job(root, text_digest(plan.model_dump_json()), workers).run(HashInputs(plan))
@@ -135,10 +134,9 @@ def _prepare_at(root: Path, config: DataPrepConfig, workers: Workers) -> None:
         workers.from_first(lambda: _begin(plan, root))
     try:
         _carry_out(plan, modified, root, workers)
-    except UnreachableError:
-        raise
-    except UserError:
-        (root / WORK / _REFUSED).touch()
+    except UserError as error:
+        if not isinstance(error, UnreachableError):
+            (root / WORK / _REFUSED).touch()
         raise
 
 
@@ -146,7 +144,7 @@ def _modified(draft: Plan) -> dict[str, int]:
     return {item.name: item.modified for item in draft.inputs}
 
 
-def _begun(config: DataPrepConfig, root: Path) -> tuple[Plan, dict[str, int]] | None:
+def _started(config: DataPrepConfig, root: Path) -> tuple[Plan, dict[str, int]] | None:
     """The plan that `root` was started with, or a draft of one (without a digest) where it is new; None where it is whole.
 
     With it, when each input was last modified before it was hashed.

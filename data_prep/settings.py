@@ -324,6 +324,11 @@ class DataPrepConfig(StrictModel):
         return self
 
     @property
+    def steps(self) -> list[Step]:
+        """The steps of all corpora whose text is prepared."""
+        return [step for corpus in self.corpora if not corpus.shards for step in corpus.all_steps]
+
+    @property
     def folder(self) -> Path:
         """Where it is prepared."""
         if not is_url(self.output_dir):

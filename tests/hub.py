@@ -105,7 +105,7 @@ def _answer(request: BaseHTTPRequestHandler, hub: Hub, *, body: bool) -> None:
         folders = {parent.as_posix() for file in files for parent in PurePosixPath(file).parents if parent.name}
         listed += [{"type": "directory", "path": folder, "oid": "-"} for folder in sorted(folders)]
         if verb == "tree":
-            deep = "recursive=True" in request.path
+            deep = "recursive=true" in request.path.lower()  # versions of the library differ
             within = [entry for entry in listed if entry["path"].startswith(f"{rest}/" if rest else "")]
             listed = [entry for entry in within if deep or PurePosixPath(entry["path"]).parent == PurePosixPath(rest)]
         else:

@@ -351,7 +351,7 @@ def find_spans(
             if not empty and (at_end or not paragraphs or blank):
                 if words >= min_words:
                     high[found], low[found] = _mixed(one), _mixed(other)
-                    # A blank line that ends a paragraph is none of it.
+                    # A blank line that ends a paragraph does not belong to it.
                     lines[found, 0], lines[found, 1] = first, line if blank else line + 1
                     found += 1
                 empty, words = True, 0
@@ -366,7 +366,7 @@ def find_spans(
 
 @numba.njit(cache=True, nogil=True)
 def find_pairs(high: np.ndarray, low: np.ndarray, sorted_high: np.ndarray, sorted_low: np.ndarray, places: np.ndarray) -> None:
-    """Write the place of each pair of uint64 among those that are sorted by both, -1 where it is none of them."""
+    """Write the place of each pair of uint64 among those that are sorted by both, -1 where it is not there."""
     for row in range(len(high)):
         begin, stop = 0, len(sorted_high)
         while begin < stop:

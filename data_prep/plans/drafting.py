@@ -56,8 +56,7 @@ def draft_plan(config: DataPrepConfig) -> Plan:
     shards: list[GivenShard] = []
     left_out: list[str] = []
     part_bytes = config.part_mib << 20
-    steps = [step for corpus in config.corpora if not corpus.shards for step in corpus.all_steps]
-    for step in steps:
+    for step in config.steps:
         step.check()
     for split in (HELDOUT, TRAIN):
         for corpus in config.corpora:
@@ -89,7 +88,7 @@ def draft_plan(config: DataPrepConfig) -> Plan:
     }
     inputs += [_input(source_of(path)) for files in sets.values() for path in files]
     # A file that is named twice, a step's that two corpora have for instance, is hashed twice; it is small beside text.
-    inputs += [_input(path) for step in steps for path in step.files]
+    inputs += [_input(path) for step in config.steps for path in step.files]
     return Plan(
         format=FORMAT,
         digest="",
@@ -111,7 +110,7 @@ def libraries_of(config: DataPrepConfig) -> dict[str, str]:
 
     Raises UserError where one is not installed.
     """
-    names = {name for corpus in config.corpora if not corpus.shards for step in corpus.all_steps for name in step.libraries}
+    names = {name for step in config.steps for name in step.libraries}
     if any(corpus.where for corpus in config.corpora):
         names.add("simpleeval")
     try:

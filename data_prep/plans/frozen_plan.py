@@ -72,7 +72,7 @@ def read_plan(path: Path) -> Plan:
 
 
 def plan_of(content: dict[str, Any], source: str) -> Plan:
-    """Return the plan that the content of a file is; raises UserError where it is none of this version's, or was changed."""
+    """Return the plan that the content of a file is; raises UserError where another version wrote it, or it was changed."""
     if content.get("format") != FORMAT:
         raise UserError(f"{source}: format {content.get('format')}, this version writes {FORMAT}; name another output_dir")
     if content.get(_WRITTEN) not in (None, json_digest(content, _WRITTEN)):
@@ -92,9 +92,9 @@ def check_settings(plan: Plan, config: DataPrepConfig, root: Source) -> None:
         )
     for name, here in libraries_of(config).items():
         if plan.libraries.get(name) != here:
-            begun = f"{name} {plan.libraries[name]}" if name in plan.libraries else f"a version of this project without {name}"
+            other = f"{name} {plan.libraries[name]}" if name in plan.libraries else f"a version of this project without {name}"
             raise UserError(
-                f"{root}: was started with {begun}, and {name} {here} is installed here, which may decide otherwise; install "
+                f"{root}: was started with {other}, and {name} {here} is installed here, which may decide otherwise; install "
                 "what it was started with, name another output_dir, or remove this one"
             )
 
@@ -134,7 +134,7 @@ def check_inputs(inputs: list[Input], modified: dict[str, int], root: Path) -> d
 
 def step_files(plan: Plan) -> list[Input]:
     """Return the inputs that a step depends on, a class of the user's for instance."""
-    names = {str(path) for corpus in plan.config.corpora for step in corpus.all_steps for path in step.files}
+    names = {str(path) for step in plan.config.steps for path in step.files}
     return [item for item in plan.inputs if item.name in names]
 
 

@@ -24,7 +24,7 @@ _WINDOWS = 3
 def write_page(data: PreparedData, out: Path | None) -> Path:
     """Write the page of a folder to `out`, by default `report.html` in it, and return where it is.
 
-    It is none of the files that the manifest lists, so that `verify` says the same before and after. Raises UserError where
+    The manifest does not list it, so that `verify` says the same before and after. Raises UserError where
     `out` cannot be the page, and as `build` does.
     """
     path = data.directory / "report.html" if out is None else out
