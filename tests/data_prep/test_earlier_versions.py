@@ -1,6 +1,7 @@
 """Folders of versions that loaded tokenizers by other rules."""
 
 import json
+import shutil
 
 import pytest
 
@@ -17,11 +18,18 @@ from tests.data_prep.prose import made_up_texts
 from tests.data_prep.tokenizers.forms import FORMS, saved
 
 
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> DataPrepConfig:
+    root = tmp_path_factory.mktemp("earlier")
+    corpus = {"files": [write_jsonl(root / "text.jsonl", made_up_texts(20))], "heldout_fraction": 0.3}
+    tokenizer = {"path": str(FORMS["gpt2 fast, saved by 5"].write(root / "tokenizer"))}
+    return preparation(root / "out", corpus, tokenizer=tokenizer)
+
+
 @pytest.fixture
-def config(tmp_path) -> DataPrepConfig:
-    corpus = {"files": [write_jsonl(tmp_path / "text.jsonl", made_up_texts(20))], "heldout_fraction": 0.3}
-    tokenizer = {"path": str(FORMS["gpt2 fast, saved by 5"].write(tmp_path / "tokenizer"))}
-    return preparation(tmp_path / "out", corpus, tokenizer=tokenizer)
+def data(config, tmp_path) -> PreparedData:
+    """A copy of what is prepared, to be changed."""
+    return PreparedData(shutil.copytree(prepare(config).directory, tmp_path / "copy"))
 
 
 def edit(path, change) -> None:
@@ -44,8 +52,7 @@ def aged(data: PreparedData) -> PreparedData:
     return PreparedData(data.directory)
 
 
-def test_a_plan_of_another_format_is_refused_by_name(config, tmp_path):
-    data = prepare(config)
+def test_a_plan_of_another_format_is_refused_by_name(config, data):
     aged(data)
     with pytest.raises(UserError, match=f"{PLAN}: format 2, this version writes {FORMAT}; name another output_dir"):
         read_plan(data.directory / PLAN)
@@ -53,8 +60,7 @@ def test_a_plan_of_another_format_is_refused_by_name(config, tmp_path):
         prepare_together(config.model_copy(update={"output_dir": str(data.directory)}), Alone())
 
 
-def test_a_finished_folder_of_an_earlier_version_is_read_and_says_so(config):
-    data = prepare(config)
+def test_a_finished_folder_of_an_earlier_version_is_read_and_says_so(data):
     assert data.remarks == []
     old = aged(data)
     assert old.tokenizer.encode_batch(["ba ce"]) == data.tokenizer.encode_batch(["ba ce"])
@@ -64,8 +70,7 @@ def test_a_finished_folder_of_an_earlier_version_is_read_and_says_so(config):
 
 
 @pytest.mark.parametrize("key", ["truncation", "padding"])
-def test_a_finished_folder_whose_documents_were_cut_or_padded_is_refused(config, key):
-    data = prepare(config)
+def test_a_finished_folder_whose_documents_were_cut_or_padded_is_refused(data, key):
     change = {key: saved(8, "<|endoftext|>", 0)[key]}
     edit(data.directory / TOKENIZER / "tokenizer.json", lambda content: content.update(change))
     # This version's shards are whole, whatever the file has saved.
@@ -74,8 +79,7 @@ def test_a_finished_folder_whose_documents_were_cut_or_padded_is_refused(config,
         _ = aged(data).tokenizer
 
 
-def test_a_tokenizer_of_another_size_is_not_the_one_of_the_shards(config):
-    data = prepare(config)
+def test_a_tokenizer_of_another_size_is_not_the_one_of_the_shards(data):
     edit(data.directory / MANIFEST, lambda content: content.update(vocab_size=7))
     with pytest.raises(UserError, match="and the shards were made with 7; put the tokenizer back"):
         _ = PreparedData(data.directory).tokenizer

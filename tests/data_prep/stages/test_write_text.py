@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 
+from data_prep.manifest import PreparedData
 from data_prep.prepare import prepare
 from data_prep.settings import CleanedTextConfig, DataPrepConfig
 from data_prep.text.kinds import find_kind
@@ -36,6 +37,13 @@ def write_parquet(path, records) -> str:
 def config(tmp_path, files: str, **keys: object) -> DataPrepConfig:
     keys = {"where": "meta.score >= 1", "columns": ["id", "meta.url"], "min_length": 20, "heldout_fraction": 0.2} | keys
     return preparation(tmp_path / "out", {"name": "web", "files": [files]} | keys, cleaned_text={"dropped": True})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> PreparedData:
+    """All records, prepared with the dropped ones."""
+    root = tmp_path_factory.mktemp("all")
+    return prepare(config(root, write_jsonl(root / "a.jsonl", ALL)))
 
 
 @pytest.mark.parametrize(("write", "name"), [(write_jsonl, "a.jsonl"), (write_parquet, "a.parquet")])
@@ -75,22 +83,21 @@ def test_what_is_kept_alone_is_written_unless_the_dropped_are_asked_for_and_is_r
     assert corpus.dropped["where"] == sum(record["split"] == "heldout" for record in found)
 
 
-def test_datasets_reads_what_was_kept_and_what_was_dropped_together(tmp_path):
+def test_datasets_reads_what_was_kept_and_what_was_dropped_together(data, tmp_path):
     """It takes types from the first file, in which every document was dropped."""
-    data = prepare(config(tmp_path, write_jsonl(tmp_path / "a.jsonl", ALL)))
     files = str(data.directory / "text/web/*.jsonl.zst")
     read = load_dataset("json", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
     assert sorted(map(int, read["id"])) == sorted(record["id"] for record in ALL)
 
 
-def test_examples_of_what_was_dropped_name_file_and_line_and_columns(tmp_path):
-    data = prepare(config(tmp_path, write_jsonl(tmp_path / "a.jsonl", ALL)))
+def test_examples_of_what_was_dropped_name_file_and_line_and_columns(data):
+    (path,) = data.manifest.config.corpora[0].files
     examples = [json.loads(line) for line in (data.directory / "dropped.jsonl").read_text().splitlines()]
     copy = next(line for line in examples if line["kind"] == "exact")
-    assert copy["where"] == f"{tmp_path / 'a.jsonl'}: line 61" and copy["kept_where"] == f"{tmp_path / 'a.jsonl'}: line 6"
+    assert (copy["where"], copy["kept_where"]) == (f"{path}: line 61", f"{path}: line 6")
     assert copy["columns"]["id"] == copy["kept_columns"]["id"] == 5
     (short,) = (line for line in examples if line.get("reason") == "too short")
-    assert (short["where"], short["text"], short["columns"]["id"]) == (f"{tmp_path / 'a.jsonl'}: line 64", "short", 99)
+    assert (short["where"], short["text"], short["columns"]["id"]) == (f"{path}: line 64", "short", 99)
     assert sum(line.get("reason") == "where" for line in examples) == 5
 
 
