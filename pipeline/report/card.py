@@ -152,7 +152,7 @@ def model_card(known: Known) -> str:
     family, sizes, graph = family_of(known.config), sizes_of(known.config), graph_of(known.config)
     own, active, grown = sizes.present, graph.active_parameters, list(filter(grows, known.certificates))
     body = (
-        prose.templates()
+        prose.templates(cell=_cell, value=_number, scored_on=_scored_on)
         .overlay(trim_blocks=True, lstrip_blocks=True)
         .get_template("card.md")
         .render(
@@ -168,10 +168,8 @@ def model_card(known: Known) -> str:
                 ("stored as", known.dtype),
             ],
             growths=[_growth(certificate) for certificate in grown],
-            corpora=[] if known.manifest is None else _corpora(known.manifest),
             data_format=FORMAT,
-            costs=[] if known.ledger is None else _costs(known.ledger),
-            scores=_scores(known),
+            last_evaluations={entry["stage"]: entry for entry in known.evaluations}.values(),
             loader="AutoModelForPreTraining" if family.pair_logits else _CLASSES[family.objective],
             sentencepiece=known.manifest is not None and known.manifest["tokenizer"].startswith(SentencePieceTokenizer.kind),
         )
@@ -212,49 +210,6 @@ def _made_of(layer: LayerRecord) -> str:
     return "random" if layer["source"] is None else f"{average or layer['source']}{'s' * layer['silent']}"
 
 
-def _corpora(manifest: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Each corpus, its documents, and its tokens to train on and held out."""
-    rows = []
-    for corpus in manifest["corpora"]:
-        sums = {
-            split: {key: sum(shard[key] for shard in content["shards"]) for key in ("documents", "tokens")}
-            for split, content in corpus["splits"].items()
-        }
-        counts = [sum(of["documents"] for of in sums.values()), sums["train"]["tokens"], sums["heldout"]["tokens"]]
-        rows.append((corpus["name"], *(f"{count:,}" for count in counts)))
-    return rows
-
-
-def _costs(ledger: Ledger) -> list[tuple[str, str, str]]:
-    """Each stage, what was lost, and each source: model and executed FLOPs."""
-    rows = [(stage, f"{flops.model_total:.4g}", f"{flops.executed_total:.4g}") for stage, flops in ledger.stages.items()]
-    if ledger.wasted:
-        rows.append(("taken again after a crash or a rewind", "", f"{ledger.wasted:.4g}"))
-    for origin, line in ledger.inherited.items():
-        model = line.qualified(f"{line.flops.model_total:.4g}") if line.spent else ""
-        rows.append((f"pre-training of {origin}", model, line.qualified(f"{line.spent:.4g}")))
-    return [*rows, ("all that is known", f"{ledger.whole.flops.model_total:.4g}", f"{ledger.whole.spent:.4g}")]
-
-
-def _scores(known: Known) -> list[tuple[str, str, str, str, str]]:
-    """The last held-out losses of each stage, and what tasks made of the model: task, model, metric, value, what it is of."""
-    rows = []
-    for stage, last in {entry["stage"]: entry for entry in known.evaluations}.items():
-        on = "" if last.get("scored_tokens") is None else f"{last['scored_tokens']:,} tokens"
-        for name in ("loss", "perplexity", "accuracy"):
-            if last.get(name) is not None:
-                rows.append(("held-out text", f"{stage}, step {last['step']}", name, _number(last[name]), on))
-    for score in known.scores:
-        where = "" if score["step"] is None else f"{score['stage']}, step {score['step']}"
-        for name, value in score["metrics"].items():
-            deviation = (score["deviations"] or {}).get(name)
-            spread = "" if deviation is None else f" +- {_number(deviation)}"
-            rows.append(
-                (score["task"], where, name, "no number" if value is None else _number(value) + spread, _scored_on(score))
-            )
-    return rows
-
-
 def _scored_on(score: dict[str, Any]) -> str:
     """How much of which data, and by which settings: what distinguishes scores of one task."""
     data, settings = score.get("data") or {}, score.get("settings") or {}
@@ -263,6 +218,10 @@ def _scored_on(score: dict[str, Any]) -> str:
     digest = [f"digest {data['digest']}"] if data.get("digest") else []
     how = [f"{key} {settings[key]}" for key in settings if key in _NAMED_SETTINGS and settings[key] is not None]
     return ", ".join([*count, *named, *digest, *how])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _number(value: float) -> str:

@@ -2,50 +2,17 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from data_prep.report.parts import Grid, table
 from pipeline.report import prose
 from pipeline.report.figures import amount
-from pipeline.report.methods import Method, mixed, spread
+from pipeline.report.methods import COMPUTE, COMPUTE_WITH_SOURCE, Method, View, mixed, spread
 from pipeline.report.recorded import QUANTITIES, RecordedRun
-from pipeline.report.savings import Reference, Saving, percent, saving
+from pipeline.report.savings import Reference, Saving, percent
 
 _FALLING = ("cosine", "linear", "wsd")
 """Schedules whose rate falls over all the steps of a model; those that do not reach their end with it."""
-
-
-@dataclass(frozen=True)
-class View:
-    """One way of counting what was spent."""
-
-    quantity: str
-    with_source: bool
-
-    @property
-    def name(self) -> str:
-        """Its name in files."""
-        return f"{self.quantity}-with-source" if self.with_source else self.quantity
-
-    @property
-    def counted(self) -> str:
-        """What it counts, in words."""
-        return "with the source's own training" if self.with_source else "from the growth on"
-
-
-COMPUTE, COMPUTE_WITH_SOURCE = View("flops", False), View("flops", True)
-
-
-def savings(methods: Sequence[Method], baseline: Method, view: View) -> dict[str, Saving | None]:
-    """Return each other method's saving; None where its cost is not known."""
-    against = baseline.reference(view.quantity, with_source=view.with_source)
-    found: dict[str, Saving | None] = {}
-    for method in methods:
-        if method is not baseline:
-            curves = method.curves(view.quantity, with_source=view.with_source)
-            found[method.name] = None if against is None or not curves else saving(curves, against)
-    return found
 
 
 def limits(methods: Sequence[Method], baseline: Method | None) -> list[str]:
@@ -71,14 +38,18 @@ def starts(methods: Sequence[Method], baseline: Method | None) -> list[str]:
 
     A method on other data than the baseline's is left out.
     """
-    against = None if baseline is None else baseline.reference("flops", with_source=False)
+    against = None if baseline is None else baseline.reference(COMPUTE)
     if baseline is None or against is None or not against.spent:
         return []
     lines = []
     for method in methods:
-        own = savings([method], baseline, COMPUTE).get(method.name)
-        start = _start(method)
-        if start is not None and own is not None and len(_fingerprints([*method.runs, *baseline.runs])) <= 1:
+        start, own = _start(method), method.saving(COMPUTE, baseline)
+        if (
+            method is not baseline
+            and start is not None
+            and own is not None
+            and len(_fingerprints([*method.runs, *baseline.runs])) <= 1
+        ):
             facts = {"start": start, "baseline_start": _start(baseline), "against": against, "own": own}
             lines.append(prose.text("comparison", "start", method, baseline, facts | {"needed": _needed(method, against)}))
     return lines
@@ -88,26 +59,31 @@ def saved(methods: Sequence[Method], baseline: Method | None, reason: str) -> di
     """Return what each method saved as lines, points and tables, or `reason` where there is no baseline."""
     if baseline is None:
         return {"lines": [reason]}
-    against = baseline.reference("flops", with_source=False)
+    against = baseline.reference(COMPUTE)
     others = [method for method in methods if method is not baseline]
     if against is None or not against.spent or not others:
         return {"lines": prose.lines("comparison", "no_saving", baseline)}
-    ends = [(curve.first_reached(curve.losses[-1]), curve.spent[-1]) for curve in baseline.final_curves if curve.spent[-1]]
+    curves = [curve for curve in baseline.settled.curves(COMPUTE) if curve.losses and curve.spent[-1]]
+    ends = [(curve.first_reached(curve.losses[-1]), curve.spent[-1]) for curve in curves]
     early = statistics.fmean(1 - first / last for first, last in ends if first is not None)
-    own, whole = (savings(methods, baseline, view) for view in (COMPUTE, COMPUTE_WITH_SOURCE))
     return {
         "lines": prose.lines("comparison", "definition", baseline, against, early),
         "points": [
-            prose.text("comparison", "saved", method, own[method.name], whole[method.name], _needed(method, against))
+            prose.text("comparison", "saved", method, *_both_savings(method, baseline), _needed(method, against))
             for method in others
         ],
         "tables": [_savings_table(methods, baseline)],
     }
 
 
+def _both_savings(method: Method, baseline: Method) -> tuple[Saving | None, Saving | None]:
+    """The compute saved from the growth on, and with what the source cost."""
+    return method.saving(COMPUTE, baseline), method.saving(COMPUTE_WITH_SOURCE, baseline)
+
+
 def _needed(method: Method, against: Reference) -> float | None:
     """What those of a method's runs that reached a loss spent until then, on average."""
-    reached = [curve.first_reached(against.loss) for curve in method.curves("flops", with_source=False)]
+    reached = [curve.first_reached(against.loss) for curve in method.curves(COMPUTE)]
     known = [spent for spent in reached if spent is not None]
     return statistics.fmean(known) if known else None
 
@@ -156,14 +132,9 @@ def _device(peak: str) -> str:
 
 def _savings_table(methods: Sequence[Method], baseline: Method) -> Grid:
     heads = {"flops": "executed compute", "tokens": "tokens", "steps": "steps", "seconds": "time"}
-    found = {
-        (quantity, with_source): savings(methods, baseline, View(quantity, with_source))
-        for quantity in QUANTITIES
-        for with_source in (False, True)
-    }
     rows = [
         {"method": method.name, "counted": counted}
-        | {heads[quantity]: percent(found[quantity, with_source][method.name]) for quantity in QUANTITIES}
+        | {heads[quantity]: percent(method.saving(View(quantity, with_source), baseline)) for quantity in QUANTITIES}
         for method in methods
         if method is not baseline
         for with_source, counted in ((False, "from the growth on"), (True, "with the source's training"))
@@ -175,38 +146,34 @@ def _savings_table(methods: Sequence[Method], baseline: Method) -> Grid:
 
 def overview(methods: Sequence[Method], baseline: Method | None) -> Grid:
     """Return the methods with their main figures, means over runs."""
-    found = [{} if baseline is None else savings(methods, baseline, view) for view in (COMPUTE, COMPUTE_WITH_SOURCE)]
     rows = []
     for method in methods:
         mean, deviation = spread(method.final_losses) if method.final_losses else (None, None)
         count, ended = len(method.runs), sum(run.ended for run in method.runs)
         going = f"{ended} of {count} ended" if count > 1 else "not ended"
         flops, _ = spread([run.spent(run.last_step)["flops"] - run.source_spent["flops"] for run in method.runs])
-        own, whole = (
-            percent(each[method.name]) if method.name in each else "baseline" if method is baseline else "–" for each in found
-        )
+        saved = ["–"] * 2 if baseline is None else ["baseline"] * 2
+        if baseline is not None and method is not baseline:
+            saved = [percent(one) for one in _both_savings(method, baseline)]
         rows.append(
             {
                 "method": method.name,
                 "runs": str(count),
                 "state": "ended" if ended == count else going,
-                "growth": exactness(method),
-                "final held-out loss": "none yet" if mean is None else with_deviation(mean, deviation),
+                "growth": _exactness(method),
+                "final held-out loss": "none yet"
+                if mean is None
+                else f"{mean:.4f}" + ("" if deviation is None else f" ± {deviation:.4f}"),
                 "compute on the target": amount("flops", flops),
-                "compute saved": own,
-                "saved, source included": whole,
+                "compute saved": saved[0],
+                "saved, source included": saved[1],
             }
         )
     return table("Methods", rows, ["state", "growth"])
 
 
-def with_deviation(mean: float, deviation: float | None) -> str:
-    """Return a loss with its standard deviation, where there is one."""
-    return f"{mean:.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
-
-
-def exactness(method: Method) -> str:
-    """Return how exact the growths of a method's first run that grows were predicted to be."""
+def _exactness(method: Method) -> str:
+    """How exact the growths of a method's first run that grows were predicted to be."""
     if method.from_scratch:
         return "none: from scratch"
     found = ", ".join(dict.fromkeys(certificate["verdict"] for certificate in method.grown_run.certificates))

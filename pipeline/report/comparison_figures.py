@@ -7,57 +7,55 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from pipeline.report import prose
-from pipeline.report.comparison import COMPUTE, COMPUTE_WITH_SOURCE, View
 from pipeline.report.figures import GREY, Look, Plot, axis_label, blank, legend_above, look_of, unit, widen
-from pipeline.report.methods import Method
-from pipeline.report.savings import Curve, Reference, saved_at
+from pipeline.report.methods import COMPUTE, COMPUTE_WITH_SOURCE, Method, View
+from pipeline.report.savings import Curve, saved_at
 
 _POINTS = 120
 """Of a mean over runs whose evaluations stand at different places."""
 
-_CURVES = (COMPUTE, COMPUTE_WITH_SOURCE, *(View(name, False) for name in ("tokens", "steps", "seconds")), View("seconds", True))
+_CURVES = (COMPUTE, COMPUTE_WITH_SOURCE, View("tokens"), View("steps"), View("seconds"), View("seconds", with_source=True))
 _NAMES = {"flops": "compute", "tokens": "tokens", "steps": "steps", "seconds": "time"}
 
 
 def compared_curves(methods: Sequence[Method], baseline: Method | None) -> list[Plot]:
     """Return the held-out losses of methods against each quantity of which there is something to show."""
-    return [plot for view in _CURVES if (plot := _curves(methods, baseline, view)) is not None]
+    return list(filter(None, (_curves(methods, baseline, view) for view in _CURVES)))
 
 
 def saved_by_loss(methods: Sequence[Method], baseline: Method | None) -> list[Plot]:
     """Return what methods saved by the loss to reach, where there is something to show."""
     if baseline is None:
         return []
-    return [plot for view in (COMPUTE, COMPUTE_WITH_SOURCE) if (plot := _saved(methods, baseline, view)) is not None]
+    return list(filter(None, (_saved(methods, baseline, view) for view in (COMPUTE, COMPUTE_WITH_SOURCE))))
 
 
 def _curves(methods: Sequence[Method], baseline: Method | None, view: View) -> Plot | None:
-    all_curves = [method.curves(view.quantity, with_source=view.with_source, whole=True) for method in methods]
-    drawn = [(method, [one for one in of if one.losses]) for method, of in zip(methods, all_curves, strict=True)]
-    drawn = [(method, curves) for method, curves in drawn if curves]
+    all_curves = [(method, method.curves(view, whole=True)) for method in methods]
+    drawn = [(method, curves) for method, of in all_curves if (curves := [one for one in of if one.losses])]
     if not drawn:
         return None
     largest = max(curve.spent[-1] for _, curves in drawn for curve in curves)
     name, scale = unit(view.quantity, largest)
     figure, axes = blank()
-    against = None if baseline is None else baseline.reference(view.quantity, with_source=view.with_source)
+    against = None if baseline is None else baseline.reference(view)
     if against is not None:
         axes.axhline(against.loss, color=GREY, linewidth=0.9, linestyle=(0, (2, 2)))
     for method, curves in drawn:
         style = look_of(method, methods, baseline)
         _draw(axes, curves, style, scale, method.name)
         if against is not None and method is not baseline:
-            _mark_crossings(axes, method, view, against, style, scale)
+            reached = [curve.first_reached(against.loss) for curve in method.curves(view)]
+            x = [spent / scale for spent in reached if spent is not None]
+            axes.plot(x, [against.loss] * len(x), "o", color=style.color, ms=9, mfc="none", mew=1.4)
     rows = [
         {"method": method.name, "run": str(run.path), view.quantity: spent, "loss": loss}
-        for method, curves in zip(methods, all_curves, strict=True)
+        for method, curves in all_curves
         for run, curve in zip(method.runs, curves, strict=False)
         for spent, loss in zip(curve.spent, curve.losses, strict=True)
     ]
     widen(axes, largest / scale)
-    cut = None
-    if baseline is not None and against is not None:
-        cut = _cut(axes, baseline.settled.curves(view.quantity, with_source=view.with_source))
+    cut = None if baseline is None or against is None else _cut(axes, baseline.settled.curves(view))
     axes.set(xlabel=axis_label(view.quantity, name), ylabel="held-out loss (nats per scored token)")
     legend_above(figure, axes)
     several = any(len(curves) > 1 for _, curves in drawn)
@@ -84,34 +82,27 @@ def _cut(axes: Axes, baseline: Sequence[Curve]) -> float | None:
 
 
 def _draw(axes: Axes, curves: Sequence[Curve], style: Look, scale: float, label: str) -> None:
-    kind: dict[str, Any] = {"color": style.color, "linestyle": style.dash, "marker": style.marker}
     begin, end = max(curve.spent[0] for curve in curves), min(curve.spent[-1] for curve in curves)
-    if len(curves) == 1 or begin >= end:
-        for number, curve in enumerate(curves):
-            every = max(1, len(curve.spent) // 8) if len(curves) == 1 else None
-            axes.plot(np.array(curve.spent) / scale, curve.losses, markevery=every, label="" if number else label, **kind)
+    if len(curves) > 1 and begin < end:
+        grid = np.linspace(begin, end, _POINTS)
+        losses = np.array([np.interp(grid, curve.spent, curve.losses) for curve in curves])
+        _draw_mean(axes, grid / scale, losses, style, label)
         return
-    grid = np.linspace(begin, end, _POINTS)
-    _draw_mean(axes, grid / scale, np.array([np.interp(grid, curve.spent, curve.losses) for curve in curves]), style, label)
+    for number, curve in enumerate(curves):
+        every = max(1, len(curve.spent) // 8) if len(curves) == 1 else None
+        label = "" if number else label
+        axes.plot(np.array(curve.spent) / scale, curve.losses, markevery=every, label=label, **style.line)
 
 
 def _draw_mean(axes: Axes, x: np.ndarray, values: np.ndarray, style: Look, label: str) -> None:
     """Draw the mean over runs of `values` [runs, points], in a band from the lowest to the highest where there are several."""
     if len(values) > 1:
         axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=style.color, alpha=0.18, linewidth=0)
-    kind: dict[str, Any] = {"color": style.color, "linestyle": style.dash, "marker": style.marker}
-    axes.plot(x, values.mean(axis=0), markevery=_POINTS // 8, label=label, **kind)
-
-
-def _mark_crossings(axes: Axes, method: Method, view: View, against: Reference, style: Look, scale: float) -> None:
-    reached = [curve.first_reached(against.loss) for curve in method.curves(view.quantity, with_source=view.with_source)]
-    x = [spent / scale for spent in reached if spent is not None]
-    ring: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.4}
-    axes.plot(x, [against.loss] * len(x), color=style.color, **ring)
+    axes.plot(x, values.mean(axis=0), markevery=_POINTS // 8, label=label, **style.line)
 
 
 def _saved(methods: Sequence[Method], baseline: Method, view: View) -> Plot | None:
-    bases = [curve for curve in baseline.settled.curves(view.quantity, with_source=view.with_source) if curve.losses]
+    bases = [curve for curve in baseline.settled.curves(view) if curve.losses]
     if not bases:
         return None
     easiest, hardest = _early_loss(bases), max(min(curve.losses) for curve in bases)
@@ -122,19 +113,15 @@ def _saved(methods: Sequence[Method], baseline: Method, view: View) -> Plot | No
     for method in methods:
         if method is baseline:
             continue
-        curves = [curve for curve in method.curves(view.quantity, with_source=view.with_source) if curve.losses]
-        shares = [saved_at(curves, bases, float(target)) for target in targets]
-        x = targets[[bool(one) for one in shares]]
-        if not len(x):
+        curves = [curve for curve in method.curves(view) if curve.losses]
+        shares = {target: shares for target in targets.tolist() if (shares := saved_at(curves, bases, target))}
+        if not shares:
             continue
-        known = np.array([one for one in shares if one]).T
-        _draw_mean(axes, x, 100 * known, look_of(method, methods, baseline), method.name)
-        mean = 100 * known.mean(axis=0)
-        lowest = min(lowest, float(mean.min()))
-        rows += [
-            {"method": method.name, "loss": loss, "saved_percent": value}
-            for loss, value in zip(x.tolist(), mean.tolist(), strict=True)
-        ]
+        known = np.array(list(shares.values())).T
+        _draw_mean(axes, np.array(list(shares)), 100 * known, look_of(method, methods, baseline), method.name)
+        means = (100 * known.mean(axis=0)).tolist()
+        lowest = min(lowest, *means)
+        rows += [{"method": method.name, "loss": loss, "saved_percent": mean} for loss, mean in zip(shares, means, strict=True)]
     if not rows:
         return None
     axes.axhline(0, color=GREY, linewidth=0.9)

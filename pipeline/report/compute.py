@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from data_prep.report.parts import Grid, table
-from pipeline.flops.counts import PARTS
+from pipeline.flops.counts import PARTS, StepFlops
 from pipeline.recipe import SOURCE_STAGE
 from pipeline.report import prose
 from pipeline.report.figures import LOOKS, SIZE, Look, Plot, amount, blank, legend_above, unit
@@ -32,43 +32,46 @@ def stage_rows(run: RecordedRun) -> list[dict[str, Any]]:
 
     By part where the ledger counts as many steps as are on record, else by stage alone.
     """
-    by_part = run.ledger is not None and run.ledger_step == run.last_step
+    by_part = run.ledger.stages if run.ledger is not None and run.ledger_step == run.last_step else {}
     rows: list[dict[str, Any]] = []
     for stage, begin, end in run.stages:
         records = [record for record in run.steps if begin < record["step"] <= end]
+        tokens, seconds = (run.spent(end)[key] - run.spent(begin)[key] for key in ("tokens", "seconds"))
         row: dict[str, Any] = {"stage": stage, "kind": "source" if stage == SOURCE_STAGE else "stage", "steps": end - begin}
-        row |= {key: run.spent(end)[key] - run.spent(begin)[key] for key in ("tokens", "seconds")}
-        known = run.ledger.stages.get(stage) if by_part and run.ledger is not None else None
-        row |= {"model": sum(record["flops_model"] for record in records)} | _by_part(
-            "model", {} if known is None else known.model
-        )
-        row["executed"] = sum(record["flops_executed"] for record in records)
-        row |= _by_part("executed", {} if known is None else known.executed)
-        rows.append(row)
+        row |= {"tokens": tokens, "seconds": seconds}
+        model, executed = (sum(record[key] for record in records) for key in ("flops_model", "flops_executed"))
+        rows.append(row | _flops(by_part.get(stage), model, executed))
     for origin, line in ({} if run.ledger is None else run.ledger.inherited).items():
-        least = ", at least" if line.spent and not line.complete else ""
-        row = {"stage": f"pre-training of {origin}{least}", "kind": "inherited", "steps": None, "tokens": None, "seconds": None}
-        for kind in ("model", "executed"):
-            parts = getattr(line.flops, kind) if line.complete or line.spent else {}
-            row |= {kind: sum(parts.values()) if parts else None, **_by_part(kind, parts)}
-        rows.append(row)
+        known = line.flops if line.complete or line.spent else None
+        row = {
+            "stage": f"pre-training of {origin}" + ", at least" * bool(line.spent and not line.complete),
+            "kind": "inherited",
+        }
+        row |= dict.fromkeys(("steps", "tokens", "seconds"))
+        sums = (None, None) if known is None else (known.model_total, known.executed_total)
+        rows.append(row | _flops(known, *sums))
     if run.wasted or run.inherited_waste:
         row = {"stage": _KINDS["waste"], "kind": "waste", "steps": len(run.lost), "tokens": None}
-        row |= {"seconds": sum(record["seconds"] for record in run.lost), "model": 0}
-        row |= {"executed": run.wasted + run.inherited_waste, **_by_part("model", {}), **_by_part("executed", {})}
-        rows.append(row)
+        row["seconds"] = sum(record["seconds"] for record in run.lost)
+        rows.append(row | _flops(None, 0, run.wasted + run.inherited_waste))
     return rows
 
 
-def _by_part(kind: str, parts: Mapping[str, int]) -> dict[str, int | None]:
-    return {f"{kind}_{part}": parts.get(part) for part in PARTS}
+def _flops(by_part: StepFlops | None, model: int | None, executed: int | None) -> dict[str, int | None]:
+    """FLOPs in a row: in all, and of each part where that is known."""
+    parts = ({}, {}) if by_part is None else (by_part.model, by_part.executed)
+    return {
+        key: count
+        for kind, whole, own in zip(("model", "executed"), (model, executed), parts, strict=True)
+        for key, count in [(kind, whole), *((f"{kind}_{part}", own.get(part)) for part in PARTS)]
+    }
 
 
-def ledger_figure(run: RecordedRun) -> Plot | None:
-    """Return a bar a stage, made of its parts; None where nothing was spent."""
+def ledger_figure(run: RecordedRun) -> list[Plot]:
+    """Return a bar a stage, made of its parts; no figure where nothing was spent."""
     rows = [row for row in stage_rows(run) if row["executed"]]
     if not rows:
-        return None
+        return []
     layers: dict[str, tuple[list[float], Look | None]] = {
         part_name(part): ([row[f"executed_{part}"] or 0 for row in rows], LOOKS[number])
         for number, part in enumerate(part for part in PARTS if any(row[f"executed_{part}"] for row in rows))
@@ -85,14 +88,12 @@ def ledger_figure(run: RecordedRun) -> Plot | None:
     legend_above(figure, axes)
     caption = prose.text("captions", "ledger", differs)
     spoken = f"{caption} {prose.text('captions', 'ends', [(row['stage'], row['executed']) for row in rows])}"
-    return Plot("ledger", "Compute by stage and part", caption, figure, rows, spoken)
+    return [Plot("ledger", "Compute by stage and part", caption, figure, rows, spoken)]
 
 
-def compared_ledgers(methods: Sequence[Method]) -> Plot | None:
-    """Return a bar a run, made of what its source, its own training and lost steps cost."""
+def compared_ledgers(methods: Sequence[Method]) -> list[Plot]:
+    """Return a bar a run, made of what its source, its own training and lost steps cost; of runs with steps on record."""
     runs = [(method, run) for method in methods for run in method.runs if run.steps]
-    if not runs:
-        return None
     rows: list[dict[str, Any]] = []
     for method, run in runs:
         sums = dict.fromkeys(_KINDS.values(), 0)
@@ -109,7 +110,7 @@ def compared_ledgers(methods: Sequence[Method]) -> Plot | None:
     legend_above(figure, axes)
     caption = prose.text("captions", "compared_ledgers")
     ends_read = prose.text("captions", "ends", [(row["method"], end) for row, end in zip(rows, ends, strict=True)])
-    return Plot("compare-ledger", "Compute of each run", caption, figure, rows, f"{caption} {ends_read}")
+    return [Plot("compare-ledger", "Compute of each run", caption, figure, rows, f"{caption} {ends_read}")]
 
 
 def _bars(
@@ -131,8 +132,8 @@ def _bars(
     axes.tick_params(axis="y", length=0)
     axes.set_xlim(0, max(ends) / scale * 1.16)
     for place, end in zip(places, ends, strict=True):
-        how: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
-        axes.annotate(amount("flops", end), (end / scale, place), **how)
+        words, tip = amount("flops", end), (end / scale, place)
+        axes.annotate(words, tip, xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set_xlabel(f"executed compute ({name})")
     return places, scale
 

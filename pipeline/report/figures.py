@@ -3,7 +3,6 @@
 import csv
 import io
 import math
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -37,6 +36,11 @@ class Look:
     dash: Any
     marker: str
     hatch: str
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """What `Axes.plot` is given for a line with markers."""
+        return {"color": self.color, "linestyle": self.dash, "marker": self.marker}
 
 
 LOOKS = (
@@ -182,7 +186,7 @@ def write_figures(directory: Path, plots: Sequence[Plot]) -> None:
         partial = path.with_name(path.name + ".partial")
         with matplotlib.rc_context(STYLE):
             plot.figure.savefig(partial, format="png", dpi=200, metadata={"Software": None})
-        os.replace(partial, path)
+        partial.replace(path)
 
 
 def write_rows(directory: Path, plots: Sequence[Plot]) -> None:

@@ -121,8 +121,8 @@ def _layers_figure(certificate: CertificateRecord, number: int, name: str) -> Pl
         points = [(row["target_layer"], row["source_layer"]) for row in rows if row["kind"] == kind]
         if points:
             x, y = [place for place, _ in points], [-1 if source is None else source for _, source in points]
-            how: dict[str, Any] = {"marker": style.marker, "color": style.color, "markersize": 6, "markeredgewidth": 1.4}
-            axes.plot(x, y, linestyle="", markerfacecolor=style.color if kind == _LAYERS[0] else "white", label=kind, **how)
+            fill = style.color if kind == _LAYERS[0] else "white"
+            axes.plot(x, y, style.marker, color=style.color, mfc=fill, ms=6, mew=1.4, label=kind)
     ticks = list(range(0, layers, max(1, layers // 6)))
     drawn = any(row["kind"] == _LAYERS[3] for row in rows)
     axes.set_yticks([-1, *ticks] if drawn else ticks, ["none", *map(str, ticks)] if drawn else [str(tick) for tick in ticks])

@@ -4,12 +4,13 @@ import itertools
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from pipeline.common.errors import UserError
+from pipeline.report import prose
 from pipeline.report.recorded import RecordedRun
-from pipeline.report.savings import Curve, Reference, reference
+from pipeline.report.savings import Curve, Reference, Saving, reference, saving
 
 _OF_CHANCE = ("seed", "run_dir")
 """Keys of a recipe in which the runs of one method may differ."""
@@ -19,6 +20,26 @@ _OF_DEEPSPEED = ("train_batch_size", "bf16", "fp16", "gradient_clipping")
 
 _NOTHING = ("null", "[]", "{}")
 """Empty settings, as JSON."""
+
+
+class View(NamedTuple):
+    """One way of counting what was spent: from the first growth on, or with what the source cost before."""
+
+    quantity: str
+    with_source: bool = False
+
+    @property
+    def name(self) -> str:
+        """Its name in files."""
+        return f"{self.quantity}-with-source" if self.with_source else self.quantity
+
+    @property
+    def counted(self) -> str:
+        """What it counts, in words."""
+        return "with the source's own training" if self.with_source else "from the growth on"
+
+
+COMPUTE, COMPUTE_WITH_SOURCE = View("flops"), View("flops", with_source=True)
 
 
 @dataclass(frozen=True)
@@ -48,39 +69,37 @@ class Method:
         """This method with the runs that its final loss is a mean over: of those that have ended, or of all where none has,
         those that have one."""
         runs = [run for run in self.runs if run.ended] or self.runs
-        return replace(self, runs=[run for run in runs if run.final_loss is not None])
+        return Method(self.name, [run for run in runs if run.final_loss is not None])
 
     @property
     def final_losses(self) -> list[float]:
         """The last held-out loss of each settled run."""
         return [run.final_loss for run in self.settled.runs if run.final_loss is not None]
 
-    @property
-    def final_curves(self) -> list[Curve]:
-        """The curves over compute, from the growth on, of settled runs that were evaluated."""
-        return [curve for curve in self.settled.curves("flops", with_source=False) if curve.losses]
-
-    def reference(self, quantity: str, *, with_source: bool) -> Reference | None:
+    def reference(self, view: View) -> Reference | None:
         """Return what savings are measured against where this method is the baseline; None where nothing was evaluated."""
-        return reference(self.settled.curves(quantity, with_source=with_source))
+        return reference(self.settled.curves(view))
 
-    def curves(self, quantity: str, *, with_source: bool, whole: bool = False) -> list[Curve]:
+    def saving(self, view: View, baseline: "Method") -> Saving | None:
+        """Return what this method saved against a baseline; None where its cost is not known."""
+        against, curves = baseline.reference(view), self.curves(view)
+        return None if against is None or not curves else saving(curves, against)
+
+    def curves(self, view: View, *, whole: bool = False) -> list[Curve]:
         """Return each run's held-out losses against what it had spent; none where the source's cost is not known.
 
-        Counted from the first growth, or, `with_source`, with what the source cost before. The model is the one that
-        the recipe ends with, and with `whole` all those that it grew on the way.
+        The model is the one that the recipe ends with, and with `whole` all those that it grew on the way.
         """
         curves = []
         for run in self.runs:
-            before = 0.0 if with_source else -run.source_spent[quantity]
-            if with_source and run.recipe.source.path is not None:
-                known = run.inherited_flops if quantity == "flops" else None
-                if known is None:
-                    return []
-                before = known
+            before: float | None = 0.0 if view.with_source else -run.source_spent[view.quantity]
+            if view.with_source and run.recipe.source.path is not None:
+                before = run.inherited_flops if view.quantity == "flops" else None
+            if before is None:
+                return []
             records = run.grown_evaluations if whole else run.target_evaluations
-            points = [(run.spent(record.step)[quantity] + before, record.loss) for record in records]
-            curves.append(Curve(tuple(spent for spent, _ in points), tuple(loss for _, loss in points)))
+            spent = tuple(run.spent(record.step)[view.quantity] + before for record in records)
+            curves.append(Curve(spent, tuple(record.loss for record in records)))
         return curves
 
 
@@ -118,16 +137,7 @@ def baseline_of(methods: Sequence[Method], name: str | None) -> tuple[Method | N
     scratch = [method for method in methods if method.from_scratch]
     if len(scratch) == 1:
         return scratch[0], ""
-    if scratch:
-        among = ", ".join(method.name for method in scratch)
-        return (
-            None,
-            f"Several methods were trained from scratch ({among}); --baseline says which one savings are measured against.",
-        )
-    return None, (
-        "None of the runs was trained from scratch at the target's sizes, so there is nothing to measure a saving against; "
-        "add such a run, or name another one with --baseline."
-    )
+    return None, prose.text("comparison", "no_baseline", scratch)
 
 
 def spread(values: Sequence[float]) -> tuple[float, float | None]:

@@ -32,6 +32,9 @@ _FOOTER = (
 )
 
 
+_EMPTY: dict[str, Any] = {"tiles": [], "overview": None}
+
+
 @dataclass(frozen=True)
 class Page:
     """A finished report."""
@@ -41,41 +44,58 @@ class Page:
 
 
 @dataclass(frozen=True)
-class OtherSavings:
-    """What methods saved by another measure than where their curves first reach the baseline's last loss."""
+class Savings:
+    """What methods saved, by one measure."""
 
     overview: Grid
     content: dict[str, Any]
     """Lines, tables and plots of the section on savings."""
+    lead: Sequence[str] = ()
 
 
 def build(
     named: Sequence[tuple[str | None, RecordedRun]],
     baseline_name: str | None = None,
     attention: AttentionOptions | None = None,
-    savings: OtherSavings | None = None,
+    savings: Savings | None = None,
 ) -> Page:
     """Return the report of one run or of several; the same runs give the same bytes.
 
-    `attention` says what of a single run's attention is shown; `savings` replaces what the page says of savings otherwise.
-    Raises UserError where a run is given twice, or where no method is called `baseline_name`.
+    `attention` says what of a single run's attention is shown; `savings` replaces those by where the methods' curves first
+    reach the baseline's last loss. Raises UserError where a run is given twice, or where no method is called `baseline_name`.
     """
     methods = group(named)
     baseline, reason = baseline_of(methods, baseline_name)
     with matplotlib.rc_context(STYLE):
         if len(named) == 1:
-            return rendered(*_one(methods[0], attention or AttentionOptions()), _FOOTER)
-        if savings is None:
-            content = comparison.saved(methods, baseline, reason) | {"plots": saved_by_loss(methods, baseline)}
-            savings = OtherSavings(comparison.overview(methods, baseline), content)
-            lead = comparison.starts(methods, baseline)
+            run = named[0][1]
+            head, title, curves = _head_of_one(methods[0].name, run), "Loss", loss_curves(run)
+            saved = {"lines": ["A saving needs a comparison: also name a run that was trained from scratch."]}
+            maps = attention_section(run.path, attention or AttentionOptions())
         else:
-            lead = []
-        return rendered(*_several(methods, baseline, lead, savings), _FOOTER)
+            if savings is None:
+                saved = comparison.saved(methods, baseline, reason) | {"plots": saved_by_loss(methods, baseline)}
+                lead = comparison.starts(methods, baseline)
+                savings = Savings(comparison.overview(methods, baseline), saved, lead)
+            head, title, curves = (
+                _head_of_several(methods, baseline, savings),
+                "Held-out loss",
+                compared_curves(methods, baseline),
+            )
+            saved, maps = savings.content, {"several": True}
+        sections = [
+            Section("loss", title, {"plots": curves, "one": len(named) == 1}),
+            Section("saved", "Compute saved", saved, "plain"),
+            _compute(methods, baseline),
+            _growth(methods),
+            Section("attention", "Attention", maps),
+            *_last_sections(methods),
+        ]
+        return rendered(head, sections, _FOOTER)
 
 
-def rendered(content: dict[str, Any], sections: Sequence[Section], footer: str) -> Page:
-    """Return the page of sections under a head (`kind`, `title`, `lead`, `tiles`, `overview`, `warnings`)."""
+def rendered(head: dict[str, Any], sections: Sequence[Section], footer: str) -> Page:
+    """Return the page of sections under a head: `kind`, `title`, `lead`, `warnings`, and maybe `tiles`, an `overview`."""
     drawn: list[Plot] = []
 
     def svg(plot: Plot) -> Markup:
@@ -85,55 +105,31 @@ def rendered(content: dict[str, Any], sections: Sequence[Section], footer: str) 
     templates = prose.templates()
     templates.filters["svg"] = svg
     with matplotlib.rc_context(STYLE):
-        html = templates.get_template("layout.html").render(content, sections=sections, footer=footer)
+        html = templates.get_template("layout.html").render(_EMPTY | head, sections=sections, footer=footer)
     return Page(html, drawn)
 
 
-def _one(method: Method, options: AttentionOptions) -> tuple[dict[str, Any], list[Section]]:
-    run = method.runs[0]
+def _head_of_one(name: str, run: RecordedRun) -> dict[str, Any]:
     return {
         "kind": f"Report of the run {run.path}",
-        "title": f"{method.name}: {models(run)}",
+        "title": f"{name}: {models(run)}",
         "lead": [*prose.lines("run", "state", run), *prose.lines("run", "growths", run)],
         "tiles": tiles(run),
-        "overview": None,
         "warnings": warnings(run),
-    }, [
-        Section("loss", "Loss", {"plots": loss_curves(run), "one": True}),
-        Section("saved", "Compute saved", {"lines": [_NOTHING_TO_COMPARE]}, "plain"),
-        _compute([method], None),
-        _growth([method]),
-        Section("attention", "Attention", attention_section(run.path, options)),
-        *_last_sections([method]),
-    ]
+    }
 
 
-_NOTHING_TO_COMPARE = "A saving needs a comparison: also name a run that was trained from scratch."
-
-
-def _several(
-    methods: Sequence[Method], baseline: Method | None, lead: Sequence[str], savings: OtherSavings
-) -> tuple[dict[str, Any], list[Section]]:
+def _head_of_several(methods: Sequence[Method], baseline: Method | None, savings: Savings) -> dict[str, Any]:
     runs = _named_runs(methods)
     of = f"{len(methods)} methods" if len(methods) > 1 else "one method"
+    of_runs = [f"{name}: {line}" for name, run in runs for line in warnings(run)]
     return {
         "kind": f"Report of {len(runs)} runs of {of}",
         "title": " / ".join(method.name for method in methods),
-        "lead": [*lead, *(f"{method.name}: {models(method.grown_run)}." for method in methods)],
-        "tiles": [],
+        "lead": [*savings.lead, *(f"{method.name}: {models(method.grown_run)}." for method in methods)],
         "overview": savings.overview,
-        "warnings": [
-            *comparison.limits(methods, baseline),
-            *(f"{name}: {line}" for name, run in runs for line in warnings(run)),
-        ],
-    }, [
-        Section("loss", "Held-out loss", {"plots": compared_curves(methods, baseline), "one": False}),
-        Section("saved", "Compute saved", savings.content, "plain"),
-        _compute(methods, baseline),
-        _growth(methods),
-        Section("attention", "Attention", {"several": True}),
-        *_last_sections(methods),
-    ]
+        "warnings": [*comparison.limits(methods, baseline), *of_runs],
+    }
 
 
 def _named_runs(methods: Sequence[Method]) -> list[tuple[str, RecordedRun]]:
@@ -149,13 +145,12 @@ def _compute(methods: Sequence[Method], baseline: Method | None) -> Section:
     runs = [(name, run) for name, run in _named_runs(methods) if run.steps]
     content: dict[str, Any] = {"runs": [(name, run, source_cost(run)) for name, run in runs]}
     if runs:
-        one = len(runs) == 1
-        figure = compute.ledger_figure(runs[0][1]) if one else compute.compared_ledgers(methods)
-        summary = runs[0][1].summary
+        only = runs[0][1] if len(runs) == 1 else None
+        figures = compute.compared_ledgers(methods) if only is None else compute.ledger_figure(only)
         content |= {
-            "peak": summary.get("peak") if one and summary is not None else None,
+            "peak": only.summary.get("peak") if only is not None and only.summary is not None else None,
             "parts_later": any(run.ledger is None or run.ledger_step != run.last_step for _, run in runs),
-            "plots": [*([] if figure is None else [figure]), *step_figures(methods, baseline)],
+            "plots": [*figures, *step_figures(methods, baseline)],
             "tables": compute.ledger_tables(runs),
             "memory": compute.memory_tables(runs),
         }
@@ -164,10 +159,12 @@ def _compute(methods: Sequence[Method], baseline: Method | None) -> Section:
 
 def _growth(methods: Sequence[Method]) -> Section:
     several = len(methods) > 1 or len(methods[0].runs) > 1
-    prefixes = [f"growth-{number}" if several else "growth" for number in range(len(methods))]
     explained = [
-        (method, [] if method.grown_run.from_scratch else explain(method.grown_run, prefix))
-        for method, prefix in zip(methods, prefixes, strict=True)
+        (
+            method,
+            [] if method.grown_run.from_scratch else explain(method.grown_run, f"growth-{number}" if several else "growth"),
+        )
+        for number, method in enumerate(methods)
     ]
     return Section("growth", "Growth", {"methods": explained})
 

@@ -1,11 +1,12 @@
 """A run as its directory records it, whether it has ended or not."""
 
+import itertools
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pipeline.common.errors import UserError
 from pipeline.evaluation.scores import Score, read_scores
@@ -15,21 +16,7 @@ from pipeline.flops.ledger import Ledger, Line
 from pipeline.growth.sources import checkpoint_in
 from pipeline.growth.zero_checkpoint import PROGRESS
 from pipeline.recipe import SOURCE_STAGE, Recipe
-from pipeline.runs import JsonLines, RunPaths, StepLines
-from pipeline.runs.records import (
-    CertificateRecord,
-    DataRecord,
-    DsConfigRecord,
-    EvaluationRecord,
-    ModelRecord,
-    ProgressRecord,
-    RewoundRecord,
-    StepRecord,
-    SummaryRecord,
-    read_certificates,
-    read_recipe,
-    read_record,
-)
+from pipeline.runs import JsonLines, RunPaths, StepLines, records
 from pipeline.runs.steps import missing_steps
 
 QUANTITIES = ("flops", "tokens", "steps", "seconds")
@@ -52,18 +39,18 @@ class RecordedRun:
 
     path: Path
     recipe: Recipe
-    ds_config: DsConfigRecord | None
-    data: DataRecord | None
-    steps: list[StepRecord]
+    ds_config: records.DsConfigRecord | None
+    data: records.DataRecord | None
+    steps: list[records.StepRecord]
     evaluations: list[HeldOut]
     """Those whose loss is a number."""
     unscored: list[int]
     """Steps of those whose loss is not a number."""
-    lost: list[StepRecord]
+    lost: list[records.StepRecord]
     """Steps that were taken and lost, each once."""
     rewinds: int
-    summary: SummaryRecord | None
-    certificates: list[CertificateRecord]
+    summary: records.SummaryRecord | None
+    certificates: list[records.CertificateRecord]
     scores: list[Score]
     ledger: Ledger | None
     ledger_step: int | None
@@ -80,11 +67,6 @@ class RecordedRun:
     def last_step(self) -> int:
         """The last step on record."""
         return self.steps[-1]["step"] if self.steps else 0
-
-    @property
-    def planned_steps(self) -> int | None:
-        """All steps of the recipe's stages; None where they are not on record."""
-        return None if self.data is None or "steps" not in self.data else sum(self.data["steps"].values())
 
     @property
     def missing(self) -> list[tuple[int, int]]:
@@ -112,17 +94,9 @@ class RecordedRun:
 
     @cached_property
     def _by_step(self) -> dict[int, Spent]:
-        spent: dict[int, Spent] = {0: dict.fromkeys(QUANTITIES, 0)}
-        seconds = 0.0
-        for record in self.steps:
-            seconds += record["seconds"]
-            spent[record["step"]] = {
-                "flops": record["flops_total"],
-                "tokens": record["tokens"],
-                "steps": record["step"],
-                "seconds": seconds,
-            }
-        return spent
+        seconds = itertools.accumulate(record["seconds"] for record in self.steps)
+        rows = ((one["flops_total"], one["tokens"], one["step"], until) for one, until in zip(self.steps, seconds, strict=True))
+        return {row[2]: dict(zip(QUANTITIES, row, strict=True)) for row in ((0, 0, 0, 0), *rows)}
 
     def spent(self, step: int) -> Spent:
         """What this run had spent by a step on record, its source's training here included; raises KeyError for others."""
@@ -137,8 +111,7 @@ class RecordedRun:
         """What was spent on the source here; nothing where the source is the target itself."""
         if self.from_scratch:
             return self._by_step[0]
-        last = max((record["step"] for record in self.steps if record["stage"] == SOURCE_STAGE), default=0)
-        return self._by_step[last]
+        return self._by_step[max((record["step"] for record in self.steps if record["stage"] == SOURCE_STAGE), default=0)]
 
     @property
     def inherited_flops(self) -> int | None:
@@ -228,41 +201,42 @@ def read_run(path: Path) -> RecordedRun:
         raise UserError(f"{path}: no such directory; name a run directory, which launch/pretrain.py writes")
     if not paths.recipe.is_file():
         raise UserError(f"{path}: not a run directory, having no {paths.recipe.name}; name one that launch/pretrain.py wrote")
-    recipe = read_recipe(paths)
-    evaluations = JsonLines(paths.evaluations, EvaluationRecord).read()
-    summary = read_record(paths.summary, SummaryRecord, "put it back, or start the run again, which writes it again")
+    recipe = records.read_recipe(paths)
+    evaluations = JsonLines(paths.evaluations, records.EvaluationRecord).read()
+    summary = records.read_record(
+        paths.summary, records.SummaryRecord, "put it back, or start the run again, which writes it again"
+    )
     ledger, ledger_step = _ledger(path, summary)
-    rewound = read_record(paths.rewound, RewoundRecord)
+    rewound = records.read_record(paths.rewound, records.RewoundRecord)
     return RecordedRun(
         path=path,
         recipe=recipe,
-        ds_config=read_record(paths.ds_config, DsConfigRecord),
-        data=read_record(paths.data, DataRecord),
+        ds_config=records.read_record(paths.ds_config, records.DsConfigRecord),
+        data=records.read_record(paths.data, records.DataRecord),
         steps=StepLines(paths.metrics).read(),
         evaluations=[HeldOut(one["step"], one["stage"], one["loss"]) for one in evaluations if one["loss"] is not None],
         unscored=[record["step"] for record in evaluations if record["loss"] is None],
-        lost=list({json.dumps(record): record for record in JsonLines(paths.lost, StepRecord).read()}.values()),
+        lost=list({json.dumps(record): record for record in JsonLines(paths.lost, records.StepRecord).read()}.values()),
         rewinds=0 if rewound is None else rewound["rewinds"],
         summary=summary,
-        certificates=read_certificates(paths),
+        certificates=records.read_certificates(paths),
         scores=read_scores(paths.scores),
         ledger=ledger,
         ledger_step=ledger_step,
-        transformers=(read_record(paths.model / "config.json", ModelRecord) or {}).get("transformers_version"),
+        transformers=(records.read_record(paths.model / "config.json", records.ModelRecord) or {}).get("transformers_version"),
     )
 
 
-def _ledger(path: Path, summary: SummaryRecord | None) -> tuple[Ledger | None, int | None]:
+def _ledger(path: Path, summary: records.SummaryRecord | None) -> tuple[Ledger | None, int | None]:
     """Return the ledger of the run's end, or of its newest checkpoint, and the step up to which it counts."""
-    content: dict[str, Any] | None = None
-    step: int | None = None
     checkpoint = checkpoint_in(path)
-    if summary is not None:
-        content, step = dict(summary["flops"]), summary["steps"]
-    elif checkpoint is not None and (progress := read_record(checkpoint / PROGRESS, ProgressRecord)) is not None:
-        content, step = progress["ledger"], progress["step"]
+    progress = None
+    if summary is None and checkpoint is not None:
+        progress = records.read_record(checkpoint / PROGRESS, records.ProgressRecord)
     try:
-        return (None, None) if content is None else (Ledger.from_json(content), step)
+        if summary is not None:
+            return Ledger.from_json(dict(summary["flops"])), summary["steps"]
+        return (None, None) if progress is None else (Ledger.from_json(progress["ledger"]), progress["step"])
     except ValueError as error:
         raise UserError(
             f"{path}: the ledger of FLOPs cannot be read ({error}); put the files back as the run wrote them"

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -42,9 +41,8 @@ def _loss_curve(run: RecordedRun, quantity: str) -> Plot:
     _held_out_loss(axes, run, held_out, at)
     cut = _limit(axes, [record.loss for record in held_out], lowest)
     if run.skipped:
-        kind: dict[str, Any] = {"linestyle": "", "marker": "|", "markersize": 9, "color": "#D55E00", "label": "skipped step"}
-        x = [at(step) for step in run.skipped]
-        axes.plot(x, [0.02] * len(x), transform=axes.get_xaxis_transform(), **kind)
+        x, below = [at(step) for step in run.skipped], axes.get_xaxis_transform()
+        axes.plot(x, [0.02] * len(x), "|", transform=below, ms=9, color=LOOKS[1].color, label="skipped step")
     widen(axes, largest / scale)
     axes.set(xlabel=axis_label(quantity, name), ylabel="loss (nats per scored token)")
     legend_above(figure, axes)
@@ -79,14 +77,13 @@ def _held_out_loss(axes: Axes, run: RecordedRun, held_out: Sequence[HeldOut], at
     grown = [record.stage for record in run.growth_points]
     begins = [place for place, record in enumerate(held_out) if record.stage in grown]
     curves = [held_out[begin:end] for begin, end in zip([0, *begins], [*begins, None], strict=True)]
-    kind: dict[str, Any] = {"color": LOOKS[0].color, "marker": LOOKS[0].marker, "markersize": 3.2}
     for number, curve in enumerate(filter(None, curves)):
         x, y = [at(record.step) for record in curve], [record.loss for record in curve]
-        axes.plot(x, y, markevery=max(1, len(x) // 40), label="" if number else "held-out loss", **kind)
+        label = "" if number else "held-out loss"
+        axes.plot(x, y, markevery=max(1, len(x) // 40), label=label, ms=3.2, **LOOKS[0].line)
     if points := run.growth_points:
         x, y = [at(record.step) for record in points], [record.loss for record in points]
-        kind = {"linestyle": "", "marker": "D", "markersize": 6.5, "color": LOOKS[1].color, "markerfacecolor": "white"}
-        axes.plot(x, y, label="right after growth", **kind)
+        axes.plot(x, y, "D", ms=6.5, color=LOOKS[1].color, mfc="white", label="right after growth")
 
 
 def _shade_stages(axes: Axes, run: RecordedRun, at: Callable[[int], float], width: float) -> None:
@@ -96,16 +93,15 @@ def _shade_stages(axes: Axes, run: RecordedRun, at: Callable[[int], float], widt
         if number:
             axes.axvline(left, color=GREY, linewidth=0.7, zorder=0.5)
         if width and (right - left) / width > _LETTER * len(stage):
-            how: dict[str, Any] = {"ha": "center", "va": "bottom", "color": GREY, "fontsize": 8}
-            axes.text((left + right) / 2, 1.01, stage, transform=axes.get_xaxis_transform(), **how)
+            above = axes.get_xaxis_transform()
+            axes.text((left + right) / 2, 1.01, stage, transform=above, ha="center", va="bottom", color=GREY, fontsize=8)
 
 
 def _limit(axes: Axes, held_out: list[float], training: list[float]) -> float | None:
     """Let the axis show all held-out losses and nearly all training ones, not their first fall; return where it cuts."""
     if not held_out and not training:
         return None
-    high = max([*held_out, *([float(np.quantile(training, 0.95))] if training else [])])
-    low = min([*held_out, *training])
+    high, low = max([*held_out, *np.quantile(training, [0.95] * bool(training))]), min([*held_out, *training])
     margin = 0.06 * (high - low) or 0.1
     axes.set_ylim(low - margin, high + margin)
     return high + margin if training and max(training) > high + margin else None
@@ -128,7 +124,9 @@ class Series:
         """Return the value of each of a run's steps."""
         if self.key != "tokens":
             return self.scale * np.array([record.get(self.key) for record in run.steps], dtype=float)
-        tokens, seconds = (np.array([record[key] for record in run.steps], dtype=float) for key in ("tokens", "seconds"))
+        tokens, seconds = (
+            np.array([(record["tokens"], record["seconds"]) for record in run.steps], dtype=float).reshape(-1, 2).T
+        )
         return np.diff(tokens, prepend=0.0) / seconds
 
 

@@ -14,7 +14,7 @@ from pipeline.common.files import write_atomically
 from pipeline.planning.record import entry_of
 from pipeline.report.figures import STYLE, write_figures, write_rows
 from pipeline.report.markdown import table
-from pipeline.report.page import OtherSavings, build
+from pipeline.report.page import Savings, build
 from pipeline.report.savings import Saving, percent
 from pipeline.reproduction.final_loss_figure import final_loss_plot
 from pipeline.reproduction.final_losses import End, EndPoint, SavedByFinalLoss, end_of, saved_by_final_loss, write_ended
@@ -185,7 +185,7 @@ def _write_report(
         write_figures(place / "figures", plots)
         write_rows(place / "rows", plots)
         return
-    page = build(named, baseline, savings=OtherSavings(grid, content))
+    page = build(named, baseline, savings=Savings(grid, content))
     write_atomically(place / "report.html", page.html)
     write_figures(place / "figures", page.plots)
     write_rows(place / "rows", page.plots)

@@ -10,10 +10,9 @@ import numpy as np
 
 from pipeline.common.errors import UserError
 from pipeline.common.files import write_atomically
-from pipeline.report.comparison import View, savings
 from pipeline.report.figures import write_figures, write_rows
 from pipeline.report.markdown import table
-from pipeline.report.methods import Method
+from pipeline.report.methods import COMPUTE, COMPUTE_WITH_SOURCE, Method
 from pipeline.report.page import build
 from pipeline.report.recorded import read_run
 from pipeline.report.savings import percent
@@ -114,7 +113,6 @@ def _sources_table(sources: Sequence[Method], baseline: Method) -> list[str]:
 
 
 def _methods_table(methods: Sequence[Method], baseline: Method) -> list[str]:
-    without, with_source = (savings(methods, baseline, View("flops", counted)) for counted in (False, True))
     spent = _cost(baseline)
     rows = []
     for method in methods:
@@ -123,7 +121,7 @@ def _methods_table(methods: Sequence[Method], baseline: Method) -> list[str]:
         if method is baseline:
             saved = ["baseline"] * 3
         else:
-            mean, counted = (percent(found[method.name]) for found in (without, with_source))
+            mean, counted = (percent(method.saving(view, baseline)) for view in (COMPUTE, COMPUTE_WITH_SOURCE))
             saved = [mean, _seed_by_seed(method, baseline), counted]
         losses = [
             mean_in_words(starts, len(starts), "runs") if starts else "",
@@ -145,8 +143,7 @@ def _seed_by_seed(method: Method, baseline: Method) -> str:
     for run in method.runs:
         for other in baseline.runs:
             if other.recipe.seed == run.recipe.seed:
-                alone = Method(method.name, [run])
-                saved = savings([alone], Method(baseline.name, [other]), View("flops", with_source=False))[method.name]
+                saved = Method(method.name, [run]).saving(COMPUTE, Method(baseline.name, [other]))
                 shares.append(None if saved is None else saved.mean)
     return percents(shares)
 
@@ -156,7 +153,7 @@ def _losses_table(methods: Sequence[Method], baseline: Method) -> list[str]:
     spent = _cost(baseline)
     rows = []
     for method in methods:
-        curves = method.curves("flops", with_source=False)
+        curves = method.curves(COMPUTE)
         rows.append([method.name, *(_loss_at(curves, share * spent) for share in _SHARES)])
     return table(["held-out loss after", *(f"{share:.0%} of the baseline's compute" for share in _SHARES)], rows)
 
@@ -170,7 +167,7 @@ def _loss_at(curves: Sequence, spent: float) -> str:
 
 def _cost(baseline: Method) -> float:
     """What the baseline's runs, each of which ended with a loss, spent in the mean."""
-    return fmean(curve.spent[-1] for curve in baseline.settled.curves("flops", with_source=False))
+    return fmean(curve.spent[-1] for curve in baseline.settled.curves(COMPUTE))
 
 
 def _spent(method: Method) -> float:

@@ -242,7 +242,7 @@ def test_how_experts_share_tokens_out_is_shown_of_mixtures_alone(tmp_path):
 
 def test_dollars_in_a_name_are_dollars(tmp_path):
     with matplotlib.rc_context(STYLE):
-        drawn = to_svg(compared_ledgers(group([("a $x_1$", read_run(run(tmp_path)))])))
+        drawn = to_svg(*compared_ledgers(group([("a $x_1$", read_run(run(tmp_path)))])))
     assert ">a $x_1$</text>" in drawn
 
 

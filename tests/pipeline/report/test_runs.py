@@ -5,8 +5,7 @@ import json
 import pytest
 
 from pipeline.common.errors import UserError
-from pipeline.report.comparison import View, savings
-from pipeline.report.methods import baseline_of, group
+from pipeline.report.methods import COMPUTE, COMPUTE_WITH_SOURCE, View, baseline_of, group
 from pipeline.report.recorded import read_run
 from pipeline.report.savings import reference
 from tests.pipeline.report.recorded_runs import Made, known_source
@@ -68,12 +67,12 @@ def test_a_given_source_costs_what_its_ledger_says_or_is_not_known(tmp_path, led
     run = made(tmp_path, given="models/small", inherited=ledger)
     assert (run.inherited_flops, run.inherited_waste) == (flops, wasted)
     (method,) = methods_of(run)
-    own = method.curves("flops", with_source=False)[0]
+    own = method.curves(COMPUTE)[0]
     assert own.spent[0] == 0
-    whole = method.curves("flops", with_source=True)
+    whole = method.curves(COMPUTE_WITH_SOURCE)
     assert [curve.spent[0] for curve in whole] == ([] if flops is None else [flops])
     # Of a given source no more than its FLOPs is known.
-    assert method.curves("seconds", with_source=True) == []
+    assert method.curves(View("seconds", with_source=True)) == []
 
 
 def test_lost_steps_count_once(tmp_path):
@@ -150,12 +149,12 @@ def test_savings_of_recorded_runs_come_out_as_by_hand(tmp_path):
         ]
         (path / "eval.jsonl").write_text("".join(lines))
     methods = methods_of(read_run(scratch), read_run(grown))
-    assert reference(methods[0].curves("flops", with_source=False)).spent == 120 * GIGA
+    assert reference(methods[0].curves(COMPUTE)).spent == 120 * GIGA
     for quantity, with_source, share in (
         ("flops", 0, 40 / 120),
         ("flops", 1, 60 / 120),
         ("steps", 0, 10 / 30),
         ("steps", 1, 1),
     ):
-        saved = savings(methods, methods[0], View(quantity, bool(with_source)))["grown"]
+        saved = methods[1].saving(View(quantity, bool(with_source)), methods[0])
         assert saved.mean == pytest.approx(1 - share)
