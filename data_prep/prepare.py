@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from data_prep.dedupe.dedupe_spans import dedupe_spans
-from data_prep.dedupe.deduplicate import deduplicate
+from data_prep.dedupe.deduplicate import dedupe_spans, deduplicate
 from data_prep.encoding.choice import encoding_of
 from data_prep.encoding.libraries import LIBRARIES
 from data_prep.encoding.provided_tokenizer import ProvidedTokenizer
@@ -19,16 +18,7 @@ from data_prep.jobs.job import WORK, Job
 from data_prep.jobs.workers import Alone, Workers
 from data_prep.manifest import MANIFEST, PLAN, TEXT, TOKENIZER, PreparedData
 from data_prep.plans.drafting import draft_plan
-from data_prep.plans.frozen_plan import (
-    HashInputs,
-    check_inputs,
-    check_settings,
-    files_among,
-    freeze,
-    read_plan,
-    step_files,
-    write_plan,
-)
+from data_prep.plans.frozen_plan import HashInputs, check_inputs, check_settings, freeze, read_plan, write_plan
 from data_prep.plans.plan import Plan
 from data_prep.settings import DataPrepConfig
 from data_prep.stages.accept import Accept
@@ -159,10 +149,10 @@ def _started(config: DataPrepConfig, root: Path) -> tuple[Plan, dict[str, int]] 
     check_settings(plan, config, root)
     if _is_whole(root):
         # Text may be gone by now, or take hours to hash; what a step is made of is small.
-        check_inputs(step_files(plan), {}, root)
+        check_inputs(plan.step_files, {}, root)
         return None
     drafted = _modified(read_plan(draft)) if draft.exists() else {}
-    return plan, check_inputs(files_among(plan), drafted, root)
+    return plan, check_inputs(plan.files, drafted, root)
 
 
 def _begin(plan: Plan, root: Path) -> None:

@@ -7,24 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.dedupe.dedupe_spans import Deduplicated
-from data_prep.dedupe.filtering import EXACT_COPY, KEPT_HELDOUT, KEPT_TRAIN, NEAR_COPY, REASONS
+from data_prep.dedupe.deduplicate import Deduplicated
+from data_prep.dedupe.filtering import EXACT_COPY, NEAR_COPY, REASONS, SPLIT_OF
 from data_prep.encoding.choice import Encoding
 from data_prep.encoding.provided_tokenizer import ProvidedTokenizer
 from data_prep.jobs.job import WORK, Facts, Outputs
-from data_prep.manifest import (
-    HELDOUT,
-    MANIFEST,
-    PLAN,
-    SHARDS,
-    SPLITS,
-    TRAIN,
-    UNIGRAMS,
-    CorpusEntry,
-    Manifest,
-    ShardEntry,
-    SplitEntry,
-)
+from data_prep.manifest import MANIFEST, PLAN, SHARDS, SPLITS, UNIGRAMS, CorpusEntry, Manifest, ShardEntry, SplitEntry
 from data_prep.plans.drafting import absolute
 from data_prep.plans.plan import Plan
 from data_prep.shards import bin_path, idx_path
@@ -61,10 +49,8 @@ def check_cleaned(plan: Plan, cleaned: list[Facts]) -> None:
 def check_splits(plan: Plan, cleaned: list[Facts], deduplicated: Deduplicated) -> None:
     """Raise UserError where nothing is left to train on, or nothing is held out."""
     parts, decisions = deduplicated.parts, deduplicated.decisions
-    for split, decision, shards, key in (
-        (TRAIN, KEPT_TRAIN, "shards", "files"),
-        (HELDOUT, KEPT_HELDOUT, "heldout_shards", "heldout_fraction"),
-    ):
+    keys = ("shards", "files"), ("heldout_shards", "heldout_fraction")
+    for (decision, split), (shards, key) in zip(SPLIT_OF.items(), keys, strict=True):
         given = any(getattr(corpus, shards) for corpus in plan.config.corpora)
         if not given and not any((decisions.of(part) == decision).any() for part in parts):
             dropped = sum((Counter(facts.counts["dropped"]) for facts in [*cleaned, *deduplicated.rewritten]), Counter())

@@ -1,18 +1,22 @@
-"""Deduplication: its stages in order, and what became of every document."""
+"""Deduplication of documents, and of their lines and paragraphs: the stages in order, and what became of every document."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from data_prep.dedupe.exact import Exact
 from data_prep.dedupe.filtering import EXACT_COPY, NEAR_COPY, Filter
 from data_prep.dedupe.records import Copies
-from data_prep.jobs.job import Job
+from data_prep.jobs.job import Facts, Job
 from data_prep.plans.plan import Plan
 from data_prep.text.document_parts import DocumentPart, DocumentParts
+from data_prep.text.rejects import dropped_examples
+
+if TYPE_CHECKING:
+    from data_prep.stages.rewriting import Rewriting
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,30 @@ class Decisions:
         return int(self.of(part)[document - part.first])
 
 
+@dataclass(frozen=True)
+class Deduplicated:
+    """What the stages left."""
+
+    parts: DocumentParts
+    """Some are rewritten."""
+    decisions: Decisions
+    """What became of their documents."""
+    rewritten: list[Facts] = field(default_factory=list)
+    """Of the parts that were rewritten."""
+    repeated: list[dict[str, Any]] = field(default_factory=list)
+    """The spans that stand in most documents, of those that were removed."""
+
+    def report(self) -> list[dict[str, Any]]:
+        """Return those spans, and the first documents that each corpus lost."""
+        return self.repeated + dropped_examples((each.counts["corpus"], each.counts["shown"]) for each in self.rewritten)
+
+    def and_rewritten(self, stage: "Rewriting", rewritten: list[Facts]) -> "Deduplicated":
+        """Return what a further stage leaves."""
+        parts = stage.parts(rewritten)
+        decisions = replace(self.decisions, parts=parts, of=stage.decisions)
+        return replace(self, parts=parts, decisions=decisions, rewritten=[*self.rewritten, *rewritten])
+
+
 def deduplicate(job: Job, plan: Plan, parts: DocumentParts) -> Decisions:
     """Carry out the stages that the corpora ask for, in every process, and return what became of the documents."""
     # Of no use to a run whose text is prepared, and numba, which they need, takes half a second.
@@ -89,3 +117,22 @@ def deduplicate(job: Job, plan: Plan, parts: DocumentParts) -> Decisions:
     filtered = Filter(plan, parts, exact.copies(), near)
     job.run(filtered)
     return Decisions(plan.config.dedupe.examples, parts, filtered.decisions, {EXACT_COPY: exact.copies(), NEAR_COPY: near})
+
+
+def dedupe_spans(job: Job, plan: Plan, parts: DocumentParts, decisions: Decisions) -> Deduplicated:
+    """Carry out the stages that corpora with `dedupe_spans` ask for, in every process.
+
+    Copies have gone by then: removed is what documents that stay have in common, and no copy is cut up line by line.
+    """
+    # For numba, as in `deduplicate`; and for what they share with the stage `refine`.
+    from data_prep.dedupe.repeats import Repeats
+    from data_prep.dedupe.span_hashes import SpanHashes
+    from data_prep.dedupe.span_removal import Rewrite
+
+    hashes = SpanHashes(plan, parts, decisions)
+    if not hashes.searched:
+        return Deduplicated(parts, decisions)
+    repeats = Repeats(plan, parts, hashes, job.run(hashes))
+    joined = job.run(repeats)
+    rewrite = Rewrite(plan, parts, decisions, hashes, repeats)
+    return Deduplicated(parts, decisions, repeated=repeats.examples(joined)).and_rewritten(rewrite, job.run(rewrite))

@@ -132,18 +132,6 @@ def check_inputs(inputs: list[Input], modified: dict[str, int], root: Path) -> d
     return found
 
 
-def step_files(plan: Plan) -> list[Input]:
-    """Return the inputs that a step depends on, a class of the user's for instance."""
-    names = {str(path) for step in plan.config.steps for path in step.files}
-    return [item for item in plan.inputs if item.name in names]
-
-
-def files_among(plan: Plan) -> list[Input]:
-    """Return the inputs that are files, here or at a store."""
-    others = {name for corpus in plan.config.corpora for name in (corpus.corpus, corpus.dataset)}
-    return [item for item in plan.inputs if item.name not in others]
-
-
 def is_same(item: Input, modified: int | None, advance: Advance = lambda _: None) -> bool:
     """Whether a file is what the plan says; one that was last modified at `modified` is not hashed again."""
     path = source_of(item.name)

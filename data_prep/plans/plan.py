@@ -68,6 +68,18 @@ class Plan(StrictModel):
     left_out: list[str]
     """What of the folders that are named is not read, in words."""
 
+    @property
+    def files(self) -> list[Input]:
+        """The inputs that are files, here or at a store."""
+        others = {name for corpus in self.config.corpora for name in (corpus.corpus, corpus.dataset)}
+        return [item for item in self.inputs if item.name not in others]
+
+    @property
+    def step_files(self) -> list[Input]:
+        """The inputs that a step depends on, a class of the user's for instance."""
+        names = {str(path) for step in self.config.steps for path in step.files}
+        return [item for item in self.inputs if item.name in names]
+
     def corpus(self, name: str) -> CorpusConfig:
         """Return a corpus's settings."""
         return next(corpus for corpus in self.config.corpora if corpus.name == name)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from data_prep.jobs.job import Facts, Item, Outputs
-from data_prep.plans.frozen_plan import files_among, is_same
+from data_prep.plans.frozen_plan import is_same
 from data_prep.plans.plan import InputSlice, Plan
 from data_prep.settings import CorpusConfig
 from data_prep.steps.sequence import Sequence, is_short
@@ -34,7 +34,7 @@ class Clean:
         self._modified = modified
         self._slices = {item.name: item for item in plan.slices}
         read = {input_range.path for part_slice in plan.slices for input_range in part_slice.pieces}
-        files = [item for item in files_among(plan) if not is_url(item.name)]
+        files = [item for item in plan.files if not is_url(item.name)]
         self._files = {item.name: item for item in files}
         self._of_all = [item.name for item in files if item.name not in read]
         """What every slice depends on: evaluation sets, a step's files."""

@@ -10,8 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from data_prep.dedupe.dedupe_spans import Deduplicated, dedupe_spans
-from data_prep.dedupe.deduplicate import Decisions, deduplicate
+from data_prep.dedupe.deduplicate import Decisions, Deduplicated, dedupe_spans, deduplicate
 from data_prep.dedupe.filtering import EXACT_COPY
 from data_prep.jobs.job import WORK, Job, Outputs
 from data_prep.jobs.workers import Alone

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data_prep.dedupe import repeats
-from data_prep.dedupe.dedupe_spans import Deduplicated
+from data_prep.dedupe.deduplicate import Deduplicated
 from data_prep.dedupe.filtering import EXACT_COPY, KEPT_HELDOUT, KEPT_TRAIN, REPEATED_TEXT
 from data_prep.dedupe.spans import SpanFinder, without_lines
 from data_prep.text.document_parts import read_documents

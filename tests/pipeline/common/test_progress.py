@@ -9,7 +9,7 @@ import pytest
 from data_prep.jobs.job import Item, Job
 from data_prep.jobs.workers import Alone
 from data_prep.manifest import PLAN
-from data_prep.plans.frozen_plan import check_inputs, files_among, read_plan
+from data_prep.plans.frozen_plan import check_inputs, read_plan
 from data_prep.prepare import prepare, prepare_together
 from data_prep.settings import DataPrepConfig
 from data_prep.stages.verify import damaged
@@ -201,7 +201,7 @@ def test_every_stage_tells_progress_within_its_items(tmp_path, counted, metered)
     data = prepare(DataPrepConfig.model_validate(again))
     assert sum(counted["accept"][1]) >= counted["accept"][0] > 0
     assert damaged(data) == []
-    check_inputs(files_among(read_plan(data.directory / PLAN)), {}, data.directory)
+    check_inputs(read_plan(data.directory / PLAN).files, {}, data.directory)
     for name in ("data: inputs hashed", "data: inputs compared", f"{data.directory}: files read"):
         size, steps = metered[name]
         assert sum(steps) == size > 0, name
