@@ -6,9 +6,8 @@ import numpy as np
 
 from data_prep.dedupe.cluster import Cluster
 from data_prep.dedupe.kernels import choose
-from data_prep.dedupe.minhash import MinHash
+from data_prep.dedupe.minhash import MinHash, rows_needed
 from data_prep.dedupe.records import COPY, Copies, begins, table_of
-from data_prep.dedupe.signatures import rows_needed
 from data_prep.jobs.job import Item, Outputs, array_file
 from data_prep.plans.plan import Plan
 from data_prep.storage.arrays import write_array

@@ -1,20 +1,21 @@
 """Stage `minhash`: signatures of the documents that near-duplicates are looked for among, and their bands."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from data_prep.dedupe.groups import Group, grouped
-from data_prep.dedupe.kernels import band_keys
+from data_prep.dedupe.kernels import band_keys, sign
 from data_prep.dedupe.records import Copies, between, table_of
-from data_prep.dedupe.signatures import Signer
+from data_prep.dedupe.shingles import code_points, word_table
 from data_prep.jobs.job import Item, Outputs, array_file
 from data_prep.plans.plan import Plan
 from data_prep.storage.arrays import mapped, write_array, write_blocks
 from data_prep.text.document_parts import DocumentParts
 from pipeline.common.progress import BYTES, Advance
 
+_KEY = 0x6D696E68617368
 _BLOCK = 1024
 """Signatures that are copied at a time."""
 BYTES_PER_KEY = 8
@@ -23,6 +24,36 @@ BYTES_PER_DOCUMENT = 56
 the key again (8), the order (8, and 8 in sorting) and the record (16)."""
 BAND = np.dtype([("key", "<u8"), ("document", "<i8")])
 """The hash of a band's rows, and whose they are."""
+
+
+class Signer:
+    """MinHash signatures (Broder 1997) of `permutations` rows over shingles of `ngram` words.
+
+    Two texts agree in a row with a probability that is their Jaccard similarity.
+    """
+
+    def __init__(self, permutations: int, ngram: int) -> None:
+        self._ngram = ngram
+        # random_raw is the counter-based generator itself, the same in every version of numpy.
+        raw = np.random.Philox(key=_KEY).random_raw(2 * permutations)
+        self._factors = (raw[:permutations] >> 32).astype(np.uint32) | np.uint32(1)
+        self._addends = (raw[permutations:] >> 32).astype(np.uint32)
+
+    def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return (signatures, uint32 [texts, permutations]; whether there are words, bool [texts]).
+
+        Takes about nine bytes a character of memory.
+        """
+        codes, ends = code_points(texts)
+        signatures = np.empty((len(texts), len(self._factors)), dtype=np.uint32)
+        worded = np.empty(len(texts), dtype=np.bool_)
+        sign(codes, ends, word_table(), self._ngram, self._factors, self._addends, signatures, worded)
+        return signatures, worded
+
+
+def rows_needed(permutations: int, threshold: float) -> int:
+    """Return how many of `permutations` rows must agree for an estimated similarity of `threshold`."""
+    return next(rows for rows in range(permutations + 1) if rows / permutations >= threshold)
 
 
 class MinHash:

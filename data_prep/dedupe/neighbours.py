@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 
 from data_prep.dedupe.kernels import agreeing_pairs
-from data_prep.dedupe.minhash import MinHash
+from data_prep.dedupe.minhash import MinHash, rows_needed
 from data_prep.dedupe.records import COPY, begins, distinct, key_range, range_count, table_of
-from data_prep.dedupe.signatures import rows_needed
 from data_prep.jobs.job import Item, Outputs, array_file
 from data_prep.plans.plan import Plan
 from data_prep.storage.arrays import mapped, write_array

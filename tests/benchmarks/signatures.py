@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from datasketch import MinHash
 
-from data_prep.dedupe.signatures import Signer
+from data_prep.dedupe.minhash import Signer
 
 _BATCH = 300
 """About a megabyte, as the parts are read."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.dedupe.signatures import Signer
+from data_prep.dedupe.minhash import Signer
 from tests.data_prep.dedupe.prepared import Corpus, Prepared
 from tests.data_prep.dedupe.reference import jaccard, shingles
 

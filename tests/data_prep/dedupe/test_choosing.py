@@ -8,8 +8,8 @@ from data_prep.dedupe import choosing, cluster
 from data_prep.dedupe.cluster import Cluster
 from data_prep.dedupe.filtering import EXACT_COPY, KEPT_TRAIN
 from data_prep.dedupe.kernels import choose
+from data_prep.dedupe.minhash import Signer
 from data_prep.dedupe.records import COPY, begins, table_of
-from data_prep.dedupe.signatures import Signer
 from data_prep.jobs.job import Item, Outputs
 from tests.benchmarks.memory import Watched
 from tests.data_prep.dedupe.planted import Writer, plant, prose

@@ -6,7 +6,7 @@ import pytest
 from data_prep.dedupe import cluster, exact, neighbours
 from data_prep.dedupe.filtering import EXACT_COPY, KEPT_HELDOUT, KEPT_TRAIN, NEAR_COPY
 from data_prep.dedupe.groups import grouped
-from data_prep.dedupe.signatures import Signer
+from data_prep.dedupe.minhash import Signer
 from data_prep.text.document_parts import DocumentPart
 from tests.data_prep.dedupe.planted import Writer, dropped_by_datasketch, dropped_by_ours, false_drops, is_found, plant, prose
 from tests.data_prep.dedupe.prepared import Corpus, Prepared, decided

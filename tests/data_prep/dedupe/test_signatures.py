@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from data_prep.dedupe.kernels import agreeing, band_keys
-from data_prep.dedupe.signatures import Signer, rows_needed
+from data_prep.dedupe.minhash import Signer, rows_needed
 from tests.benchmarks.memory import Watched
 from tests.data_prep.dedupe.planted import Writer, prose
 from tests.data_prep.dedupe.reference import jaccard, shingles
