@@ -74,16 +74,6 @@ class Ledger:
             self.inherited[origin] = Line(StepFlops(), 0, complete=False) if source is None else source.whole
 
     @property
-    def model(self) -> dict[str, int]:
-        """Model FLOPs of this run by stage."""
-        return {stage: flops.model_total for stage, flops in self.stages.items()}
-
-    @property
-    def executed(self) -> dict[str, int]:
-        """Executed FLOPs of this run by stage."""
-        return {stage: flops.executed_total for stage, flops in self.stages.items()}
-
-    @property
     def parts(self) -> StepFlops:
         """FLOPs of this run by part, all stages together."""
         return sum(self.stages.values(), StepFlops())
@@ -94,7 +84,7 @@ class Ledger:
 
         Without waste: curves over it and horizons counted in it are those of a run that was never disturbed.
         """
-        return sum(self.executed.values())
+        return sum(flops.executed_total for flops in self.stages.values())
 
     @property
     def sources(self) -> Line:

@@ -44,10 +44,7 @@ def _as_taken(mask: torch.Tensor, config: PretrainedConfig, dtype: torch.dtype) 
         return _added(mask, config, dtype)
     places = torch.arange(mask.shape[-1], device=mask.device)
     near = (places[:, None] - places[None, :]).abs() <= config.sliding_window
-    return {
-        "full_attention": _added(mask, config, dtype),
-        "sliding_attention": _added(mask & near, config, dtype),
-    }
+    return {"full_attention": _added(mask, config, dtype), "sliding_attention": _added(mask & near, config, dtype)}
 
 
 def _added(mask: torch.Tensor, config: PretrainedConfig, dtype: torch.dtype) -> torch.Tensor:

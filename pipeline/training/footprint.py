@@ -12,8 +12,6 @@ from pipeline.growth.memory import RankBytes, rank_bytes
 from pipeline.growth.moments import steps_as_matrix
 from pipeline.recipe import OptimizerConfig
 
-_ZERO_STAGES = range(4)
-
 
 def parameters_by_kind(config: PretrainedConfig) -> dict[str, int]:
     """Return a model's parameters: embeddings (a tied head's matrix among them), attention, ffn, head, norms and biases.
@@ -34,14 +32,11 @@ def _tensors(config: PretrainedConfig) -> Iterator[tuple[Tensor, int]]:
             yield tensor, math.prod(tensor.shape(graph.sizes))
 
 
-_OF_MIXTURES = {"expert": "experts", "shared_expert": "shared experts", "router": "routers"}
-
-
 def _kind(tensor: Tensor) -> str:
     if len(tensor.axes) == 1:
         return "norms and biases"
     if tensor.mixture is not None:
-        return _OF_MIXTURES[tensor.mixture]
+        return {"expert": "experts", "shared_expert": "shared experts", "router": "routers"}[tensor.mixture]
     if "index" in tensor.roles:
         return "embeddings"
     if tensor.group != "layer":
@@ -59,4 +54,4 @@ def memory_by_stage(
         return 1 if optimizer.name == "lion" or (optimizer.name == "muon" and steps_as_matrix(tensor)) else 2
 
     tensors = [(elements, kept(tensor)) for tensor, elements in _tensors(config)]
-    return {stage: rank_bytes(tensors, ranks, stage, dtype) for stage in _ZERO_STAGES}
+    return {stage: rank_bytes(tensors, ranks, stage, dtype) for stage in range(4)}

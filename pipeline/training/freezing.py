@@ -119,9 +119,9 @@ class Freezable(torch.optim.Optimizer):
             yield self._separated(groups, taken)
         finally:
             for parameter, mask, some in taken:
-                _first(parameter.detach(), mask)[mask] = some.detach()
+                first_elements(parameter.detach(), mask)[mask] = some.detach()
                 for key, value in self.state.pop(some).items():
-                    _first(self.state[parameter][key], mask)[mask] = value
+                    first_elements(self.state[parameter][key], mask)[mask] = value
 
     def _separated(
         self, groups: list[dict[str, Any]], taken: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
@@ -141,9 +141,9 @@ class Freezable(torch.optim.Optimizer):
                 masks = self.row_groups.get(parameter, {})
                 for name in filter(masks.__contains__, separate):
                     mask = masks[name].to(parameter.device)
-                    some = torch.nn.Parameter(_first(parameter.detach(), mask)[mask])
-                    some.grad = _first(parameter.grad, mask)[mask]
-                    self.state[some] = {key: _first(value, mask)[mask] for key, value in state.items()}
+                    some = torch.nn.Parameter(first_elements(parameter.detach(), mask)[mask])
+                    some.grad = first_elements(parameter.grad, mask)[mask]
+                    self.state[some] = {key: first_elements(value, mask)[mask] for key, value in state.items()}
                     separated[name].append(some)
                     taken.append((parameter, mask, some))
             moving = {name: some for name, some in separated.items() if not separate[name]["frozen"]}
@@ -165,7 +165,7 @@ class Freezable(torch.optim.Optimizer):
             # Padding counts for nothing.
             held = masks.any(0)
             for key in [key for key in SCALARS if key in state and state[key].dim()]:
-                values = _first(state[key], held)[held.to(state[key].device)]
+                values = first_elements(state[key], held)[held.to(state[key].device)]
                 alike = values[0].item()
                 if not bool((values == alike).all()):
                     continue
@@ -199,6 +199,6 @@ def separate_rows(group: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: each for name, each in rows.items() if each != own and not (each["frozen"] and own["frozen"])}
 
 
-def _first(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The elements that a mask covers, flat."""
+def first_elements(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the elements that a mask of `row_groups` is of, flat: padding may stand behind them."""
     return values.view(-1)[: len(mask)]

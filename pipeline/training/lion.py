@@ -22,17 +22,14 @@ class FreezableLion(Freezable):
         moving = self.moving()
         self.forget_added(moving)
         with self.with_separate_rows(moving) as groups:
-            self._step_groups(groups)
-
-    def _step_groups(self, groups: list[dict[str, Any]]) -> None:
-        for group in groups:
-            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if not parameters:
-                continue
-            momenta = [self.state_of(parameter)["exp_avg"] for parameter in parameters]
-            gradients, (beta1, beta2) = gradients_of(parameters), group["betas"]
-            shares = [self.share_of(parameter) for parameter in parameters]
-            signs = torch._foreach_lerp(momenta, gradients, 1 - beta1)
-            torch._foreach_sign_(signs)
-            self.move(parameters, signs, shares, group)
-            torch._foreach_lerp_(momenta, gradients, 1 - beta2)
+            for group in groups:
+                parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+                if not parameters:
+                    continue
+                momenta = [self.state_of(parameter)["exp_avg"] for parameter in parameters]
+                gradients, (beta1, beta2) = gradients_of(parameters), group["betas"]
+                shares = [self.share_of(parameter) for parameter in parameters]
+                signs = torch._foreach_lerp(momenta, gradients, 1 - beta1)
+                torch._foreach_sign_(signs)
+                self.move(parameters, signs, shares, group)
+                torch._foreach_lerp_(momenta, gradients, 1 - beta2)

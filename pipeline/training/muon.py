@@ -19,7 +19,7 @@ from pipeline.growth.added_steps import ADDED_STEPS_LEFT
 from pipeline.growth.moments import muon_scale
 from pipeline.training import distributed
 from pipeline.training.adamw import FreezableAdamW
-from pipeline.training.freezing import gradients_of, separate_rows
+from pipeline.training.freezing import first_elements, gradients_of, separate_rows
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
@@ -183,14 +183,14 @@ class FreezableMuon(FreezableAdamW):
         """Move a matrix, which is orthogonalized whole, by the rates of its rows."""
         share = self.share_of(parameter)
         for name, mask in self.row_groups.get(parameter, {}).items():
-            own, count = group["rows"][name], len(mask)
+            own = group["rows"][name]
             if own["frozen"]:
                 for key, then in before.items():
-                    self.state[parameter][key].view(-1)[:count][mask] = then.view(-1)[:count][mask]
+                    first_elements(self.state[parameter][key], mask)[mask] = first_elements(then, mask)[mask]
                 continue
-            values = parameter.view(-1)[:count]
-            rate = own["lr"] if share is None else own["lr"] * share.view(-1)[:count][mask]
-            values[mask] = values[mask] * (1 - rate * own["weight_decay"]) - rate * update.view(-1)[:count][mask]
+            values = first_elements(parameter, mask)
+            rate = own["lr"] if share is None else own["lr"] * first_elements(share, mask)[mask]
+            values[mask] = values[mask] * (1 - rate * own["weight_decay"]) - rate * first_elements(update, mask)[mask]
 
 
 def _together(parameters: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:

@@ -17,7 +17,6 @@ from torch import nn
 from pipeline.common.quiet import quieten
 from pipeline.data.batches import Batches
 from pipeline.data.objectives import CausalObjective
-from pipeline.deepspeed.zero_layout import PartitionSlice
 from pipeline.families import FAMILIES, graph_of
 from pipeline.growth.initialization import initialized
 from pipeline.recipe import OptimizerConfig, ScheduleConfig
@@ -27,6 +26,7 @@ from pipeline.training.parameter_groups import cut
 from pipeline.training.plan.schedule import rate_factor
 from tests.benchmarks.made_up import batches, scratch
 from tests.benchmarks.measuring import add_text, described, part_parser, publish, say, table, table_row
+from tests.pipeline.training.optimizers import locate_whole
 from tests.shards import MemoryShard
 
 _FAMILY, _LAYERS, _HEAD, _VOCABULARY, _LENGTH, _SEQUENCES = FAMILIES["gpt2"], 2, 32, 1024, 64, 16
@@ -94,9 +94,7 @@ class Trial:
                 model.get_parameter(name).copy_(rows.rows(0, rows.shape[0]))
         stepper = build_optimizer(graph, optimizer_groups(model, graph, cut(_LAYERS, []), self.optimizer), self.optimizer, {})
         if isinstance(stepper, FreezableMuon):
-            names = {parameter: name for name, parameter in model.named_parameters()}
-            matrices = [parameter for group in stepper.param_groups if group["muon"] for parameter in group["params"]]
-            stepper.locate([(each, [PartitionSlice(names[each], 0, each.numel(), 0)]) for each in matrices])
+            locate_whole(stepper, model)
         return model, stepper
 
     def _train(

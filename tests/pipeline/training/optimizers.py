@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 import torch
+from torch import nn
 
 from pipeline.deepspeed.zero_layout import PartitionSlice
 from pipeline.training.adamw import FreezableAdamW
@@ -63,6 +64,13 @@ def muon_of(
         located.append((parameter, slices))
     muon.locate(located)
     return muon
+
+
+def locate_whole(muon: FreezableMuon, model: nn.Module) -> None:
+    """Tell Muon that each of its parameters of a model is one whole matrix."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    matrices = [parameter for group in muon.param_groups if group["muon"] for parameter in group["params"]]
+    muon.locate([(each, [PartitionSlice(names[each], 0, each.numel(), 0)]) for each in matrices])
 
 
 def stepped(

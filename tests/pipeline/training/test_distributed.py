@@ -78,8 +78,7 @@ def _look() -> dict[str, str | None]:
         "hidden from both": _sentence(lambda: distributed.on_every_rank(lambda: read([0, 1]))),
         "fault on one": _sentence(lambda: distributed.on_every_rank(fail), Exception),
         "fault on one, refused on the other": _sentence(
-            lambda: distributed.on_every_rank(lambda: (fail(), read([0]))),
-            Exception,
+            lambda: distributed.on_every_rank(lambda: (fail(), read([0]))), Exception
         ),
         "probed text damaged on one": _sentence(lambda: _probe(None, SimpleNamespace(heldout=heldout))),
     }

@@ -6,19 +6,16 @@ Of both the gradients, and so the losses, are the same as long as their steps ar
 import pytest
 import torch
 
-from pipeline.deepspeed.zero_layout import PartitionSlice
 from pipeline.families import graph_of
 from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.moments import steps_as_matrix
 from pipeline.growth.optimizer_growth import grow_optimizer
 from pipeline.growth.step_predictions import predict_moments, predict_steps
 from pipeline.recipe import OptimizerConfig
-from pipeline.training.adamw import FreezableAdamW
-from pipeline.training.lion import FreezableLion
-from pipeline.training.muon import FreezableMuon, Matrix
-from pipeline.training.optimizer import optimizer_groups
+from pipeline.training.optimizer import build_optimizer, optimizer_groups
 from pipeline.training.parameter_groups import cut
 from tests.pipeline.growth.models import grown_tensors, loaded, loss, plan_of, small_model, tokens
+from tests.pipeline.training.optimizers import locate_whole
 
 STEPS = 10
 SAME = 1e-6
@@ -32,33 +29,18 @@ class Run:
 
     def __init__(self, model, name, width_rates, kept=None):
         options = {} if width_rates == "none" else {"width_rates": width_rates, "base_width": 32}
-        # An eps that is small beside all gradients: AdamW's is scaled by `element_rates` alone.
         options |= {"muon_lr": 0.02} if name == "muon" else {}
-        config = OptimizerConfig(name=name, lr=RATES[name], weight_decay=0.1, **options)
+        # An eps that is small beside all gradients: AdamW's is scaled by `element_rates` alone.
+        config = OptimizerConfig(name=name, lr=RATES[name], weight_decay=0.1, eps=1e-15, **options)
         graph = graph_of(model.config)
         groups = optimizer_groups(model, graph, cut(len(graph.layers), []), config)
         for group in groups:
             group["lr"] = config.lr * group["rate_ratio"]
         self.model, self.names = model, dict(model.named_parameters())
-        if name == "lion":
-            self.optimizer = FreezableLion(groups, lr=config.lr, betas=config.betas)
-        elif name == "adamw":
-            self.optimizer = FreezableAdamW(groups, lr=config.lr, betas=config.betas, eps=1e-15)
-        else:
-            spectral = width_rates == "spectral"
-            matrices = {
-                each.name: Matrix.of(each, graph.sizes, spectral=spectral)
-                for each in graph.tensors().values()
-                if steps_as_matrix(each)
-            }
-            options = {"lr": config.lr, "betas": config.betas, "eps": 1e-15}
-            self.optimizer = FreezableMuon(groups, matrices, torch.float64, **options)
-            self.optimizer.locate(
-                (self.names[name], [PartitionSlice(name, 0, self.names[name].numel(), 0)])
-                for group in groups
-                if group["muon"]
-                for name in group["names"]
-            )
+        self.optimizer = build_optimizer(graph, groups, config, {})
+        if name == "muon":
+            self.optimizer._dtype = torch.float64
+            locate_whole(self.optimizer, model)
         for name, entry in (kept or {}).items():
             for key, value in entry.items():
                 rows = torch.tensor(value) if isinstance(value, float) else value.rows(0, value.shape[0]).double()

@@ -190,15 +190,8 @@ def test_the_kernels_of_the_loss_on_a_gpu_are_the_plain_one_in_float64():
 
 def model_of(model_class):
     torch.manual_seed(3)
-    config = BertConfig(
-        vocab_size=VOCAB,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        initializer_range=0.5,
-        architectures=[model_class.__name__],
-    )
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    config = BertConfig(VOCAB, **sizes, initializer_range=0.5, architectures=[model_class.__name__])
     return model_class(config).eval()
 
 
@@ -210,15 +203,14 @@ def batch_of(pairs=True):
         return Batch(ids, labels)
     lengths = torch.arange(5, 5 + SEQUENCES)[:, None]
     places = torch.arange(LENGTH)
-    seen = (places < lengths).long()
-    labels = torch.where(seen == 1, labels, IGNORED)
-    return Batch(
-        ids,
-        labels,
-        token_type_ids=((places >= lengths // 2) & (places < lengths)).long(),
-        attention_mask=seen,
-        pair_labels=torch.tensor([0, 1, 1, 0, 1, 0]),
-    )
+    seen = places < lengths
+    pairs = {"token_type_ids": (seen & (places >= lengths // 2)).long(), "attention_mask": seen.long()}
+    return Batch(ids, labels.where(seen, IGNORED), **pairs, pair_labels=torch.tensor([0, 1, 1, 0, 1, 0]))
+
+
+def rows_of(batch, rows):
+    fields = ("input_ids", "labels", "token_type_ids", "attention_mask", "pair_labels")
+    return Batch(**{name: getattr(batch, name)[rows].clone() for name in fields})
 
 
 def sums_of(model, batch):
@@ -259,8 +251,7 @@ def test_without_pairs_it_is_the_loss_of_masked_words():
 
 def test_parts_of_a_batch_add_up_to_it():
     model, batch = model_of(BertForPreTraining), batch_of()
-    fields = ("input_ids", "labels", "token_type_ids", "attention_mask", "pair_labels")
-    parts = [Batch(**{name: getattr(batch, name)[rows] for name in fields}) for rows in (slice(0, 1), slice(1, 6))]
+    parts = [rows_of(batch, rows) for rows in (slice(0, 1), slice(1, 6))]
     means = [sums_of(model, part).mean(batch.scored, batch.scored_pairs) for part in parts]
     whole = sums_of(model, batch).mean(batch.scored, batch.scored_pairs)
     assert sum(means).item() == pytest.approx(whole.item(), abs=SAME)
@@ -285,8 +276,7 @@ def test_a_batch_that_scores_nothing_has_a_loss_of_nothing_and_a_gradient(sums):
 
 def test_ignored_sequences_count_nowhere():
     model, batch = model_of(BertForPreTraining), batch_of()
-    fields = ("input_ids", "labels", "token_type_ids", "attention_mask", "pair_labels")
-    first = Batch(**{name: getattr(batch, name)[:4].clone() for name in fields})
+    first = rows_of(batch, slice(0, 4))
     batch.ignore(torch.arange(SEQUENCES) >= 4)
     assert (batch.scored, batch.scored_pairs) == (first.scored, 4)
     some, all_of_them = sums_of(model, first), sums_of(model, batch)

@@ -8,7 +8,6 @@ import torch
 
 from pipeline.common.errors import UserError
 from pipeline.data.objectives import CausalObjective
-from pipeline.deepspeed.zero_layout import PartitionSlice
 from pipeline.families import FAMILIES, graph_of, scratch_config
 from pipeline.growth.initialization import initialized
 from pipeline.recipe import ModelConfig, OptimizerConfig
@@ -19,6 +18,7 @@ from pipeline.training.width_rates import check_proportions, described, rate_fac
 from tests.benchmarks.made_up import batches
 from tests.benchmarks.width_rates import MODULES, Trial
 from tests.data_prep.prose import made_up_texts
+from tests.pipeline.training.optimizers import PlainLion, locate_whole
 from tests.shards import MemoryShard
 
 BASE, WIDTH, FFN, EXPERT = 16, 64, 160, 96
@@ -118,26 +118,17 @@ def test_ten_steps_are_those_of_a_plain_loop_with_a_rate_for_each_tensor(rule, o
         factors = [pair for end, pair in table.items() if re.search(f"(^|[._]){end}$", name)]
         factor = factors[0][column] if factors and column is not None else 1.0
         # Decoupled: a step keeps 1 - lr x weight_decay of a weight, whatever its rate.
-        decay = chosen.lr * chosen.weight_decay * (parameter.dim() > 1)
-        each.append((parameter, chosen.lr * factor, decay, torch.zeros_like(parameter), torch.zeros_like(parameter)))
+        decay = chosen.weight_decay * (parameter.dim() > 1) / factor
+        each.append({"params": [parameter], "lr": chosen.lr * factor, "weight_decay": decay})
+    plain = (
+        PlainLion(each, chosen.betas) if optimizer == "lion" else torch.optim.AdamW(each, betas=chosen.betas, eps=chosen.eps)
+    )
     ids = torch.randint(0, 32, (4, 8), generator=torch.Generator().manual_seed(1))
-    for step in range(1, 11):
-        for model in models:
+    for _ in range(10):
+        for model, by in zip(models, (stepper, plain), strict=True):
             model.zero_grad()
             model(input_ids=ids, labels=ids).loss.backward()
-        stepper.step()
-        with torch.no_grad():
-            for parameter, rate, decay, first, second in each:
-                gradient, (beta1, beta2) = parameter.grad, chosen.betas
-                parameter.mul_(1 - decay)
-                if optimizer == "lion":
-                    parameter.sub_(rate * (beta1 * first + (1 - beta1) * gradient).sign())
-                    first.mul_(beta2).add_((1 - beta2) * gradient)
-                    continue
-                first.mul_(beta1).add_((1 - beta1) * gradient)
-                second.mul_(beta2).add_((1 - beta2) * gradient**2)
-                root = (second / (1 - beta2**step)).sqrt()
-                parameter.sub_(rate * first / (1 - beta1**step) / (root + chosen.eps))
+            by.step()
     for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         # float64, ten steps; where a gradient is all but zero Adam makes its rounding a step.
         torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
@@ -170,9 +161,8 @@ def test_muons_steps_have_the_spectral_norm_of_the_rule():
     chosen = OptimizerConfig(name="muon", lr=1.0, weight_decay=0.0, momentum=0.0, width_rates="spectral", base_width=BASE)
     graph, model = graph_of(config), FAMILIES["llama"].model_class(config)
     stepper = build_optimizer(graph, optimizer_groups(model, graph, cut(2, []), chosen), chosen, {})
+    locate_whole(stepper, model)
     matrices = [p for group in stepper.param_groups if group["muon"] for p in group["params"]]
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    stepper.locate([(p, [PartitionSlice(names[p], 0, p.numel(), 0)]) for p in matrices])
     before = [parameter.detach().clone() for parameter in matrices]
     for parameter in matrices:
         parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(4))
