@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy
 import psutil
@@ -193,27 +193,35 @@ def run_within(command: Sequence[object], timeout: float) -> None:
 
 
 @contextlib.contextmanager
-def _running(command: Sequence[object], environment: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen]:
-    """Run a command while the block waits for it; afterwards it and what it started are gone."""
+def process_group(
+    command: Sequence[object], environment: Mapping[str, str] | None = None, output: IO[Any] | None = None
+) -> Iterator[subprocess.Popen]:
+    """Run a command from the repository's root while the block lasts; afterwards it and what it started are gone."""
+    environment = os.environ | dict(environment or {})
     words = list(map(str, command))
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(
-            words, cwd=ROOT, env=os.environ | dict(environment or {}), stdout=said, stderr=said, start_new_session=True
-        )
-        try:
-            yield process
-        finally:
-            # What it started may outlive it, and have a session of its own, as a part's commands do.
-            for one in _family(process.pid) if process.returncode is None else []:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(one, signal.SIGKILL)
+    process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True)
+    try:
+        yield process
+    finally:
+        # What it started may outlive it, and have a session of its own, as a part's commands do.
+        for one in _family(process.pid) if process.returncode is None else []:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+                os.kill(one, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@contextlib.contextmanager
+def _running(command: Sequence[object], environment: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen]:
+    """Run a command while the block waits for it; raises RuntimeError with the end of what it said where it fails."""
+    with tempfile.TemporaryFile() as said:
+        with process_group(command, environment, said) as process:
+            yield process
         if process.returncode != 0:
             said.seek(0)
             end = said.read().decode(errors="replace")[-2000:]
-            raise RuntimeError(f"{shlex.join(words)}: exit status {process.returncode}\n{end}")
+            raise RuntimeError(f"{shlex.join(map(str, command))}: exit status {process.returncode}\n{end}")
 
 
 def _late(command: Sequence[object], timeout: float) -> RuntimeError:

@@ -9,13 +9,13 @@ First what training needs is looked at, then tests/end_to_end/test_gpu.py runs, 
 import argparse
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,7 +27,7 @@ import torch
 from pipeline.flops.peaks import device_peak, measured_peak
 from pipeline.training.toolchain import missing_tool, reach_ninja, triton_runs
 from tests.benchmarks.__main__ import machine
-from tests.benchmarks.measuring import GIB, MIB, ROOT, publish, say, table
+from tests.benchmarks.measuring import GIB, MIB, ROOT, process_group, publish, say, table
 from tests.ranks import environments
 
 SECONDS = 900.0
@@ -183,19 +183,13 @@ def together(rehearsed: bool) -> str:
     count = 2 if rehearsed else torch.cuda.device_count()
     words = [sys.executable, "-m", "tests.benchmarks.on_a_gpu", "--rank", "gloo" if rehearsed else "nccl"]
     with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
-        ranks = [
-            subprocess.Popen(words, cwd=ROOT, env=os.environ | told, stdout=said, stderr=said, start_new_session=True)
-            for told in environments(count)
-        ]
-        deadline = time.monotonic() + MEETING_SECONDS
-        try:
-            statuses = [rank.wait(max(0.1, deadline - time.monotonic())) for rank in ranks]
-        except subprocess.TimeoutExpired:
-            raise NotWellError(f"{count} ranks did not add their numbers within {MEETING_SECONDS:.0f} s") from None
-        finally:
-            for rank in ranks:
-                rank.kill()
-                rank.wait()
+        with ExitStack() as stack:
+            ranks = [stack.enter_context(process_group(words, told, said)) for told in environments(count)]
+            deadline = time.monotonic() + MEETING_SECONDS
+            try:
+                statuses = [rank.wait(max(0.1, deadline - time.monotonic())) for rank in ranks]
+            except subprocess.TimeoutExpired:
+                raise NotWellError(f"{count} ranks did not add their numbers within {MEETING_SECONDS:.0f} s") from None
         said.seek(0)
         lines = said.read().strip().splitlines()
     if any(statuses):
@@ -229,15 +223,11 @@ def add_numbers(backend: str) -> None:
 
 def run(words: Sequence[str], environment: dict[str, str], limit: float) -> int | None:
     """Run a command that says what it does itself; return its status, or None where it passed the limit (seconds)."""
-    process = subprocess.Popen(words, cwd=ROOT, env=os.environ | environment, start_new_session=True)
-    try:
-        return process.wait(max(1.0, limit))
-    except subprocess.TimeoutExpired:
-        return None
-    finally:
-        if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    with process_group(words, environment) as process:
+        try:
+            return process.wait(max(1.0, limit))
+        except subprocess.TimeoutExpired:
+            return None
 
 
 def tested(tests: Sequence[str], rehearsed: bool, out: Path, limit: float) -> bool:

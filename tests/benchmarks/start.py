@@ -6,15 +6,16 @@ python -m tests.benchmarks.start [--quick]
 import itertools
 import json
 import os
-import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import psutil
 import torch
@@ -25,7 +26,7 @@ from data_prep.manifest import PreparedData
 from data_prep.prepare import prepare
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
 from data_prep.shards import bin_path
-from tests.benchmarks.measuring import ROOT, in_turn, part_parser, publish, table, zero_json
+from tests.benchmarks.measuring import in_turn, part_parser, process_group, publish, table, zero_json
 from tests.data_prep.prose import made_up_texts
 from tests.ranks import environments
 
@@ -143,34 +144,24 @@ def until(words: Sequence[object], ranks: int, told: Path) -> tuple[float, float
                 raise RuntimeError(f"{words}: no first step\n{said}")
             time.sleep(0.01)
         seconds = time.perf_counter() - began
-        times = [process.cpu_times() for process, _ in processes]
+        times = [psutil.Process(process.pid).cpu_times() for process, _ in processes]
         return sum(each.user + each.system for each in times), seconds
 
 
 @contextmanager
-def started(words: Sequence[object], ranks: int) -> Iterator[list[tuple[psutil.Popen, object]]]:
+def started(words: Sequence[object], ranks: int) -> Iterator[list[tuple[subprocess.Popen, IO[bytes]]]]:
     """Start each rank of a Python program, as a launcher would; behind the block they are gone. Yields what each says, too."""
     # Launchers give each rank on a CPU its share of the cores.
     common = {"LOCAL_SIZE": str(ranks), "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // ranks))}
+    # Python keeps what it compiled of a package from one start to the next unless it is told not to.
+    common["PYTHONDONTWRITEBYTECODE"] = ""
     with ExitStack() as stack:
         processes = []
         for told in environments(ranks):
             said = stack.enter_context(tempfile.NamedTemporaryFile())
-            environment = os.environ | told | common
-            # Python keeps what it compiled of a package from one start to the next unless it is told not to.
-            environment.pop("PYTHONDONTWRITEBYTECODE", None)
-            process = psutil.Popen(
-                [sys.executable, *map(str, words)], cwd=ROOT, env=environment, stdout=said, stderr=said, start_new_session=True
-            )
-            stack.callback(_end, process)
+            process = stack.enter_context(process_group([sys.executable, *words], told | common, said))
             processes.append((process, said))
         yield processes
-
-
-def _end(process: psutil.Popen) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def main() -> None:

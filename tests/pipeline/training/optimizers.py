@@ -1,12 +1,14 @@
 """Ours over a few drawn weights, and the plain optimizers that they are held against."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from pipeline.deepspeed.zero_layout import PartitionSlice
+from pipeline.growth.huggingface import MappedTensor
 from pipeline.training.adamw import FreezableAdamW
 from pipeline.training.lion import FreezableLion
 from pipeline.training.muon import FreezableMuon, Matrix
@@ -64,6 +66,27 @@ def muon_of(
         located.append((parameter, slices))
     muon.locate(located)
     return muon
+
+
+def kept_by(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, dict[str, MappedTensor | float]]:
+    """Return an optimizer's state by a model's parameters, as a source has it."""
+    return {
+        name: {
+            key: value.item() if value.dim() == 0 else MappedTensor(value.clone())
+            for key, value in optimizer.state[parameter].items()
+        }
+        for name, parameter in model.named_parameters()
+        if optimizer.state[parameter]
+    }
+
+
+def restore(optimizer: torch.optim.Optimizer, model: nn.Module, kept: Mapping[str, Mapping[str, Any]]) -> None:
+    """Give an optimizer the state that a source, or what grew from it, has."""
+    for name, entry in kept.items():
+        parameter = model.get_parameter(name)
+        for key, value in entry.items():
+            rows = torch.tensor(value) if isinstance(value, float) else value.rows(0, value.shape[0])
+            optimizer.state[parameter][key] = rows.to(parameter.dtype if rows.dim() else rows.dtype, copy=True)
 
 
 def locate_whole(muon: FreezableMuon, model: nn.Module) -> None:

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from pipeline.families import graph_of
-from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.moments import steps_as_matrix
 from pipeline.growth.optimizer_growth import grow_optimizer
 from pipeline.growth.step_predictions import predict_moments, predict_steps
@@ -15,7 +14,7 @@ from pipeline.recipe import OptimizerConfig
 from pipeline.training.optimizer import build_optimizer, optimizer_groups
 from pipeline.training.parameter_groups import cut
 from tests.pipeline.growth.models import grown_tensors, loaded, loss, plan_of, small_model, tokens
-from tests.pipeline.training.optimizers import locate_whole
+from tests.pipeline.training.optimizers import kept_by, locate_whole, restore
 
 STEPS = 10
 SAME = 1e-6
@@ -36,15 +35,12 @@ class Run:
         groups = optimizer_groups(model, graph, cut(len(graph.layers), []), config)
         for group in groups:
             group["lr"] = config.lr * group["rate_ratio"]
-        self.model, self.names = model, dict(model.named_parameters())
+        self.model = model
         self.optimizer = build_optimizer(graph, groups, config, {})
         if name == "muon":
             self.optimizer._dtype = torch.float64
             locate_whole(self.optimizer, model)
-        for name, entry in (kept or {}).items():
-            for key, value in entry.items():
-                rows = torch.tensor(value) if isinstance(value, float) else value.rows(0, value.shape[0]).double()
-                self.optimizer.state[self.names[name]][key] = rows
+        restore(self.optimizer, model, kept or {})
 
     def train(self, first):
         losses = []
@@ -55,18 +51,6 @@ class Run:
             self.optimizer.step()
             losses.append(value.item())
         return losses
-
-    @property
-    def kept(self):
-        """The optimizer's state as a source has it."""
-        return {
-            name: {
-                key: value.item() if value.dim() == 0 else MappedTensor(value.clone())
-                for key, value in self.optimizer.state[parameter].items()
-            }
-            for name, parameter in self.names.items()
-            if self.optimizer.state[parameter]
-        }
 
 
 def continued(name, growth, target, *, family="llama", width_rates="none", trains=lambda tensor: True):
@@ -81,7 +65,7 @@ def continued(name, growth, target, *, family="llama", width_rates="none", train
     for tensor in plan.tensors.values():
         added = tensor.layer is not None and plan.layers[tensor.layer].added
         grown.get_parameter(tensor.name).requires_grad_(trains(tensor) and not added)
-    after = Run(grown, name, width_rates, grow_optimizer(plan, source.kept)).train(STEPS)
+    after = Run(grown, name, width_rates, grow_optimizer(plan, kept_by(source.optimizer, model))).train(STEPS)
     expected = source.train(STEPS)
     # What there is to compare moves.
     assert min(before) - min(expected) > 1e-2

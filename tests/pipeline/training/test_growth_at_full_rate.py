@@ -11,6 +11,7 @@ from pipeline.recipe import GrowthConfig, TargetConfig
 from pipeline.recipe.growth import AddedConfig
 from pipeline.training.adamw import FreezableAdamW
 from tests.pipeline.growth.models import VOCAB, loaded, small_model, state_of
+from tests.pipeline.training.optimizers import kept_by, restore
 
 LENGTH, BEFORE, AFTER, EVERY = 16, 250, 50, 10
 DRAW = torch.Generator().manual_seed(0)
@@ -36,16 +37,12 @@ def loss(model, tokens):
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 2:].flatten())
 
 
-def trained(model, kept, added, batches) -> tuple[list[float], dict[str, dict[str, torch.Tensor]]]:
+def trained(model, kept, added, batches) -> tuple[list[float], dict]:
     """Return held-out losses, every few steps and at the end, and what the optimizer keeps by then."""
-    named = dict(model.named_parameters())
-    adamw = FreezableAdamW([{"params": [*named.values()], "frozen": False}], lr=4e-3, betas=(0.9, 0.98), weight_decay=0.05)
+    group = {"params": [*model.parameters()], "frozen": False}
+    adamw = FreezableAdamW([group], lr=4e-3, betas=(0.9, 0.98), weight_decay=0.05)
     adamw.added = added
-    for name, entry in (kept or {}).items():
-        adamw.state[named[name]] = {
-            key: torch.tensor(value) if isinstance(value, float) else value.rows(0, value.shape[0]).clone()
-            for key, value in entry.items()
-        }
+    restore(adamw, model, kept or {})
     losses = []
     for number, tokens in enumerate(batches):
         if number % EVERY == 0:
@@ -56,7 +53,7 @@ def trained(model, kept, added, batches) -> tuple[list[float], dict[str, dict[st
         adamw.step()
     with torch.no_grad():
         losses.append(loss(model, HELDOUT).item())
-    return losses, {name: adamw.state[parameter] for name, parameter in named.items()}
+    return losses, kept_by(adamw, model)
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +63,8 @@ def source():
     model.apply(model._init_weights)
     _, kept = trained(model, None, AddedConfig(), BATCHES[:BEFORE])
     state = {name: MappedTensor(value.rows(0, value.shape[0]).clone()) for name, value in state_of(model).items()}
-    before = {
-        name: {key: value.item() if value.dim() == 0 else MappedTensor(value.clone()) for key, value in entry.items()}
-        for name, entry in kept.items()
-    }
-    gone_on, _ = trained(model, before, AddedConfig(), BATCHES[BEFORE:])
-    return model.config, state, before, gone_on
+    gone_on, _ = trained(model, kept, AddedConfig(), BATCHES[BEFORE:])
+    return model.config, state, kept, gone_on
 
 
 def moved(source, target, operators, added) -> float:
