@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode, addmm_flop, bmm_flop, mm_f
 from transformers import BertForPreTraining
 
 from pipeline.data.objectives import IGNORED
-from pipeline.families import FAMILIES, TRAINED, ActiveLayers, sizes_of
+from pipeline.families import FAMILIES, TRAINED, ActiveLayers, family_of, sizes_of
 from pipeline.families.base import has_key
 from pipeline.flops.counts import PARTS, ForwardFlops, StepFlops, training_step
 from pipeline.training.layers import prepare_model
@@ -50,6 +50,16 @@ SECTIONS = {
 }
 
 
+def scored_of(family):
+    """How many positions the head scores."""
+    return SCORED if family.objective == "mlm" else TOKENS
+
+
+def formula_of(config, active=None, **options):
+    """Return what the formula says of a step."""
+    return training_step(ForwardFlops.of(config), LENGTH, TOKENS, scored=scored_of(family_of(config)), active=active, **options)
+
+
 def let_learn(model, family, active):
     """Set requires_grad as the active says."""
     graph = family.graph(model.config)
@@ -70,13 +80,13 @@ EACH_FAMILY = [
 
 
 @contextmanager
-def plainly(model, family, active, scored):
+def plainly(model, family, active):
     """Run what the active says; nothing keeps gradients from what is frozen but a detached embedding."""
     hooks = []
     if not (active.embeddings or active.new_tokens):
         hooks.append(model.get_input_embeddings().register_forward_hook(lambda *called: called[-1].detach()))
     if family.objective == "mlm":
-        places = torch.arange(scored) * 2
+        places = torch.arange(SCORED) * 2
         head = model.get_submodule(HEADS[family.name])
         hooks.append(head.register_forward_pre_hook(lambda _, inputs: (inputs[0].flatten(0, 1)[places], *inputs[1:])))
     layers = model.get_submodule(family.layers)
@@ -88,16 +98,17 @@ def plainly(model, family, active, scored):
 
 
 @contextmanager
-def as_in_training(model, family, active, scored):
+def as_in_training(model, family, active):
     """Run what the active says as the pipeline does."""
     labels = torch.full((SEQUENCES, LENGTH), IGNORED)
-    labels.view(-1)[torch.arange(scored)] = 1
+    labels.view(-1)[: scored_of(family)] = 1
     with running(model, family, active), scoring(model, family, labels):
         yield
 
 
-def counted(model, family, active, scored, run=plainly):
+def counted(model, family, active=None, run=plainly):
     """Return torch's count of one step by part, each product told by its shape."""
+    active = active or ActiveLayers.whole(LAYERS)
     let_learn(model, family, active)
     sizes, parts = sizes_of(model.config), Counter(dict.fromkeys(PARTS, 0))
 
@@ -128,7 +139,7 @@ def counted(model, family, active, scored, run=plainly):
     }
     input_ids = torch.arange(TOKENS).reshape(SEQUENCES, LENGTH)
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
-        with run(model, family, active, scored):
+        with run(model, family, active):
             logits = model(input_ids=input_ids, use_cache=False).logits
         if logits.requires_grad:
             logits.sum().backward()
@@ -149,10 +160,9 @@ def small(tiny_model, family, *, tied=True):
 @pytest.mark.parametrize("family", EACH_FAMILY)
 def test_the_formula_counts_what_torch_counts(tiny_model, family, tied, active):
     model = small(tiny_model, family.name, tied=tied)
-    scored = SCORED if family.objective == "mlm" else TOKENS
-    formula = training_step(ForwardFlops.of(model.config), LENGTH, TOKENS, scored=scored, active=active)
+    formula = formula_of(model.config, active)
     # Equal to the last operation: both count matrix products, and only those.
-    assert formula.model == counted(model, family, active or ActiveLayers.whole(LAYERS), scored)
+    assert formula.model == counted(model, family, active)
     assert formula.executed == formula.model
 
 
@@ -160,9 +170,7 @@ def test_the_formula_counts_what_torch_counts(tiny_model, family, tied, active):
 @pytest.mark.parametrize("family", [FAMILIES["bert"], FAMILIES["gpt2"], FAMILIES["llama"]], ids=["bert", "gpt2", "llama"])
 def test_training_runs_no_more_than_the_formula_counts(tiny_model, family, active):
     model = small(tiny_model, family.name)
-    scored = SCORED if family.objective == "mlm" else TOKENS
-    formula = training_step(ForwardFlops.of(model.config), LENGTH, TOKENS, scored=scored, active=active)
-    assert formula.executed == counted(model, family, active or ActiveLayers.whole(LAYERS), scored, as_in_training)
+    assert formula_of(model.config, active).executed == counted(model, family, active, as_in_training)
 
 
 @pytest.mark.parametrize("active", ["everything", "layers apart, frozen head", "embeddings and a layer above", "head alone"])
@@ -171,23 +179,15 @@ def test_recomputed_layers_are_executed_again(tiny_model, family, active):
     model = small(tiny_model, family.name, tied=False)
     prepare_model(model, family, activation_checkpointing=True, compile=False)
     active = SECTIONS[active]
-    scored = SCORED if family.objective == "mlm" else TOKENS
-    forward = ForwardFlops.of(model.config)
-    plain, recomputed = (
-        training_step(forward, LENGTH, TOKENS, scored=scored, active=active, recomputed=recomputed)
-        for recomputed in (False, True)
-    )
-    assert recomputed.executed == counted(model, family, active or ActiveLayers.whole(LAYERS), scored)
+    plain, recomputed = (formula_of(model.config, active, recomputed=recomputed) for recomputed in (False, True))
+    assert recomputed.executed == counted(model, family, active)
     assert recomputed.model == plain.model
 
 
 @pytest.mark.parametrize("family", COUNTED.values(), ids=COUNTED)
 def test_causal_models_may_be_counted_by_half_their_scores(tiny_model, family):
-    forward = ForwardFlops.of(small(tiny_model, family.name).config)
-    full, half = (
-        training_step(forward, LENGTH, TOKENS, scored=TOKENS, recomputed=True, causal_scores=causal_scores)
-        for causal_scores in ("full", "half")
-    )
+    config = small(tiny_model, family.name).config
+    full, half = (formula_of(config, recomputed=True, causal_scores=scores) for scores in ("full", "half"))
     share = 2 if family.objective == "clm" else 1
     for whole, halved in [(full.model, half.model), (full.executed, half.executed)]:
         assert halved == whole | {"attention_scores": whole["attention_scores"] // share}
@@ -222,12 +222,11 @@ def test_layers_without_experts_are_counted_as_they_are(options, recomputed):
     config = check.small_config(family, num_hidden_layers=LAYERS, intermediate_size=200, **options)
     config._experts_implementation = "eager"
     config._attn_implementation = "eager"
-    model, forward = family.model(config).train(), ForwardFlops.of(config)
+    model = family.model(config).train()
     prepare_model(model, family, activation_checkpointing=recomputed)
     sections = [ActiveLayers.whole(LAYERS), SECTIONS["layer 0 alone"], SECTIONS["layers apart, frozen head"]]
     for active in sections:
-        formula = training_step(forward, LENGTH, TOKENS, scored=TOKENS, active=active, recomputed=recomputed)
-        assert formula.executed == counted(model, family, active, TOKENS)
+        assert formula_of(config, active, recomputed=recomputed).executed == counted(model, family, active)
 
 
 PARTS_OF_MIXTURES = [
@@ -248,10 +247,10 @@ def test_parts_of_mixtures_that_learn_alone_are_counted_by_themselves(tiny_model
     prepare_model(model, family, activation_checkpointing=recomputed)
     chosen = {"layers": NONE, "embeddings": False, "head": False} | learns
     active = ActiveLayers(LAYERS, mixtures=ALL, **chosen)
-    formula = training_step(ForwardFlops.of(model.config), LENGTH, TOKENS, scored=TOKENS, active=active, recomputed=recomputed)
+    formula = formula_of(model.config, active, recomputed=recomputed)
     # In the lowest layer the gate of a shared expert is not run again where nothing that it multiplies learns.
     rel = 2e-4 if recomputed else 0
-    assert formula.executed == pytest.approx(counted(model, family, active, TOKENS), rel=rel, abs=0)
+    assert formula.executed == pytest.approx(counted(model, family, active), rel=rel, abs=0)
 
 
 @pytest.mark.parametrize("family", MIXTURES.values(), ids=MIXTURES)
