@@ -61,12 +61,10 @@ def load_ds_config(path: Path, recipe: Recipe, world_size: int) -> dict[str, Any
     """
     config = read_ds_config(path)
     check_sections(config, str(path))
-    _resolve_disk(config, recipe)
-    _check_supported(config, world_size, str(path))
-    _check_leaves(config, recipe, str(path))
+    _check_supported(config, recipe, world_size, str(path))
+    _resolve_disk(config, recipe, str(path))
     _resolve_batch(config, recipe, data_parallel_size(config, world_size), str(path))
     _resolve_precision(config, str(path))
-    _check_dtypes(config, str(path))
     if config.get("gradient_clipping", AUTO) == AUTO:
         config["gradient_clipping"] = recipe.optimizer.gradient_clipping
     if recipe.compile:
@@ -216,7 +214,7 @@ def _section(config: dict[str, Any], section: str) -> Any:
     return value
 
 
-def _check_supported(config: dict[str, Any], world_size: int, origin: str) -> None:
+def _check_supported(config: dict[str, Any], recipe: Recipe, world_size: int, origin: str) -> None:
     """Refuse keys of DeepSpeed's that are not supported, each with what to do instead."""
     zero = _section(config, "zero_optimization")
     for key, (stays, reason) in _NOT_HERE.items():
@@ -252,7 +250,14 @@ def _check_supported(config: dict[str, Any], world_size: int, origin: str) -> No
             f"{origin}: zero_optimization.zero_hpz_partition_size: {group!r} needs ZeRO stage 3 and has to divide the "
             f"number of ranks, {world_size}; choose a divisor of it, or 1"
         )
-    _check_disk(zero.get("offload_optimizer", {}), origin)
+    leaves = [key for key in ("leaf_module", "stage3_module_granularity_threshold") if zero.get(key)]
+    partial = [stage.name for stage in recipe.train_stages if stage.submodel_layers or stage.trainable]
+    if leaves and partial:
+        # Of layers that are fetched as wholes and of which some are frozen DeepSpeed fails in the backward pass.
+        raise UserError(
+            f"{origin}: zero_optimization.{leaves[0]}: goes with stages that train the whole model, and stages.{partial[0]} "
+            "trains a part of it; remove the key"
+        )
     if get_accelerator().device_name() == "cpu":
         for key in ("zero_quantized_weights", "zero_quantized_gradients"):
             if zero.get(key):
@@ -288,42 +293,12 @@ _NOT_HERE: dict[str, tuple[Any, str]] = {
 """Keys, the value that they may have, and why no other."""
 
 
-def _check_leaves(config: dict[str, Any], recipe: Recipe, origin: str) -> None:
-    """Raise UserError where layers are fetched as wholes of which some are frozen: DeepSpeed fails in the backward pass."""
-    leaves = ("leaf_module", "stage3_module_granularity_threshold")
-    asked = [key for key in leaves if _section(config, "zero_optimization").get(key)]
-    partial = [stage.name for stage in recipe.train_stages if stage.submodel_layers or stage.trainable]
-    if asked and partial:
-        raise UserError(
-            f"{origin}: zero_optimization.{asked[0]}: goes with stages that train the whole model, and stages.{partial[0]} "
-            "trains a part of it; remove the key"
-        )
+def _resolve_disk(config: dict[str, Any], recipe: Recipe, origin: str) -> None:
+    """Give optimizer state on a disk a place, and as many buffers as it has tensors, where the file names none.
 
-
-def _check_disk(offload: dict[str, Any], origin: str) -> None:
-    where = f"{origin}: zero_optimization.offload_optimizer"
-    if offload.get("device") != "nvme":
-        return
-    if not offload.get("nvme_path"):
-        raise UserError(
-            f'{where}.nvme_path: the key is missing; name a directory on the disk, or "auto" for one in the run directory'
-        )
-    check_toolchain(f"{where}.device: nvme", "choose cpu")
-    if not reach_ninja():
-        raise UserError(
-            f"{where}.device: nvme needs ninja, with which DeepSpeed compiles; pip install ninja, or install Debian's package "
-            "ninja-build, or choose cpu"
-        )
-    if not compiles_async_io():
-        raise UserError(
-            f"{where}.device: nvme needs libaio's headers, which DeepSpeed compiles against; install them (Debian's package is "
-            "libaio-dev), or choose cpu"
-        )
-
-
-def _resolve_disk(config: dict[str, Any], recipe: Recipe) -> None:
-    """Give optimizer state on a disk a place, and as many buffers as it has tensors, where the file names none."""
-    offload = _section(config, "zero_optimization.offload_optimizer")
+    Raises UserError where the machine, or a growth, does not go with it.
+    """
+    offload, where = _section(config, "zero_optimization.offload_optimizer"), f"{origin}: zero_optimization.offload_optimizer"
     if offload.get("nvme_path") == AUTO:
         offload["nvme_path"] = str(Path(recipe.run_dir) / "nvme")
     if offload.get("device") != "nvme":
@@ -339,6 +314,21 @@ def _resolve_disk(config: dict[str, Any], recipe: Recipe) -> None:
         # Beside weight, gradient and two moments a grown tensor may have of each element a step, a rate, an eps and the steps
         # for which it counts as added.
         offload.setdefault("buffer_count", 8)
+    if not offload.get("nvme_path"):
+        raise UserError(
+            f'{where}.nvme_path: the key is missing; name a directory on the disk, or "auto" for one in the run directory'
+        )
+    check_toolchain(f"{where}.device: nvme", "choose cpu")
+    if not reach_ninja():
+        raise UserError(
+            f"{where}.device: nvme needs ninja, with which DeepSpeed compiles; pip install ninja, or install Debian's package "
+            "ninja-build, or choose cpu"
+        )
+    if not compiles_async_io():
+        raise UserError(
+            f"{where}.device: nvme needs libaio's headers, which DeepSpeed compiles against; install them (Debian's package is "
+            "libaio-dev), or choose cpu"
+        )
 
 
 def division(batch: int, most: int, world_size: int, origin: str) -> tuple[int, int]:
@@ -383,10 +373,7 @@ def _resolve_precision(config: dict[str, Any], origin: str) -> None:
             f"{origin}: zero_optimization.stage: stage 0 does not support fp16 here, since a resumed run would lose its "
             "loss scale; choose stage 1, which costs one rank nothing more"
         )
-
-
-def _check_dtypes(config: dict[str, Any], origin: str) -> None:
-    """Refuse dtypes that DeepSpeed does not bring together with the one that the model runs in."""
+    # DeepSpeed does not bring other dtypes together with the one that the model runs in.
     computed, where = compute_dtype(config), f"{origin}: data_types"
     chosen = {key: dtype_named(name) for key, name in config.get("data_types", {}).items() if key.endswith("dtype") and name}
     if chosen.get("param_dtype", computed) != computed:

@@ -202,12 +202,16 @@ def build(
     if any(routers(graph)):
         config._experts_implementation = experts_implementation
     ds_config = fetched_by_module(ds_config)
-    groups_of = groups_of_parameters(graph, parameter_groups)
+    groups_of, shapes = groups_of_parameters(graph, parameter_groups), graph.parameter_shapes()
     rows: dict[str, RowGroups] = {}
 
     def prepare(model: PreTrainedModel) -> Freezable:
         prepare_model(model, family, **layer_settings)
-        rows.update(_row_groups(model, graph, groups_of, torch.empty(0) if new_tokens is None else new_tokens))
+        tokens = torch.empty(0) if new_tokens is None else new_tokens
+        for name, parameter in model.named_parameters():
+            if len(groups_of[name]) > 1:
+                own = {group.name: group.rows(torch.arange(shapes[name][0]), tokens) for group in groups_of[name]}
+                rows[name] = RowGroups(parameter, shapes[name], own)
         return build_optimizer(graph, optimizer_groups(model, graph, parameter_groups, optimizer), optimizer, ds_config)
 
     engine = build_engine(family, config, state, ds_config, prepare, optimizer_state)
@@ -231,16 +235,3 @@ def _of_stored_tensors(graph: Model, slices: Iterable[PartitionSlice]) -> list[P
         for each in slices
         for tensor, first, stop, place in slices_of(held[each.name], graph.sizes, each.start, each.stop)
     ]
-
-
-def _row_groups(
-    model: PreTrainedModel, graph: Model, groups_of: Mapping[str, Sequence[ParameterGroup]], new_tokens: torch.Tensor
-) -> dict[str, RowGroups]:
-    """Return the parameters with rows of several groups, by name."""
-    shapes, found = graph.parameter_shapes(), {}
-    for name, parameter in model.named_parameters():
-        if len(groups_of[name]) > 1:
-            numbers = torch.arange(shapes[name][0])
-            rows = {group.name: group.rows(numbers, new_tokens) for group in groups_of[name]}
-            found[name] = RowGroups(parameter, shapes[name], rows)
-    return found

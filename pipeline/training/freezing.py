@@ -47,13 +47,6 @@ class Freezable(torch.optim.Optimizer):
                 state[key] = torch.zeros_like(parameter)
         return state
 
-    def elementwise(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return what is kept of a parameter, all of it with a value for each element."""
-        state = self.state_of(parameter)
-        for key, value in state.items():
-            state[key] = torch.full_like(parameter, value.item()) if value.dim() == 0 else value.to(parameter.device)
-        return state
-
     def share_of(self, parameter: torch.Tensor) -> torch.Tensor | None:
         """Count a step of what a growth added, and return the share of its group's rate for each element; None for 1."""
         left = self.count_added(parameter)
@@ -136,7 +129,9 @@ class Freezable(torch.optim.Optimizer):
             for parameter in group["params"] if separate else ():
                 if parameter.grad is None:
                     continue
-                state = self.elementwise(parameter)
+                state = self.state_of(parameter)
+                for key, value in state.items():
+                    state[key] = torch.full_like(parameter, value.item()) if value.dim() == 0 else value.to(parameter.device)
                 self._split.add(parameter)
                 masks = self.row_groups.get(parameter, {})
                 for name in filter(masks.__contains__, separate):

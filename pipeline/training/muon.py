@@ -146,14 +146,17 @@ class FreezableMuon(FreezableAdamW):
                     self._step_matrices(some, group)
 
     def _step_matrices(self, parameters: Sequence[torch.Tensor], group: dict[str, Any]) -> None:
-        for parameter in parameters:
-            if "momentum_buffer" not in self.state[parameter]:
-                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         separate = separate_rows(group)
-        befores = [self._kept(parameter) if separate else {} for parameter in parameters]
+        befores, updates = [], []
+        for parameter, gradient in zip(parameters, gradients_of(parameters), strict=True):
+            state = self.state[parameter]
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+            befores.append(self._kept(parameter) if separate else {})
+            momentum = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
+            # Nesterov's.
+            updates.append(gradient.lerp(momentum, group["momentum"]).view(-1))
         exchanges = [self._exchanges[parameter] for parameter in parameters]
-        gradients = gradients_of(parameters)
-        updates = [self._momentum(*each, group) for each in zip(parameters, gradients, strict=True)]
         whole = [exchange.gather(update) for exchange, update in zip(exchanges, updates, strict=True)]
         # Without ZeRO each matrix is a parameter of its own, and those of all layers are multiplied at once all the same.
         orthogonalize((each for matrices in whole for each in matrices.scaled), self._dtype)
@@ -163,12 +166,6 @@ class FreezableMuon(FreezableAdamW):
                 self._move_rows(parameter, stepped, before, group)
             else:
                 self.move([parameter], [stepped], [self.share_of(parameter)], group)
-
-    def _momentum(self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
-        """Take in a gradient; return the flat update that it makes (Nesterov's)."""
-        momentum = self.state[parameter]["momentum_buffer"]
-        momentum.lerp_(gradient, 1 - group["momentum"])
-        return gradient.lerp(momentum, group["momentum"]).view(-1)
 
     def _kept(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
         """A copy of what the state holds of each element, for rows that are frozen and count no steps."""

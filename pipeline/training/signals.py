@@ -86,7 +86,11 @@ def _launcher_links() -> list[tuple[psutil.Process, int]]:
     links = []
     child = psutil.Process()
     for parent in child.parents():
-        if not _is_launcher(parent):
+        try:
+            command = " ".join(parent.cmdline()[:4])
+        except psutil.Error:
+            break
+        if "bin/deepspeed" not in command and "deepspeed.launcher" not in command:
             break
         links.append((child, parent.pid))
         child = parent
@@ -99,11 +103,3 @@ def _is_parent(pid: int, child: psutil.Process) -> bool:
         return child.ppid() == pid
     except psutil.NoSuchProcess:
         return False
-
-
-def _is_launcher(process: psutil.Process) -> bool:
-    try:
-        command = " ".join(process.cmdline()[:4])
-    except psutil.Error:
-        return False
-    return "bin/deepspeed" in command or "deepspeed.launcher" in command
