@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -36,6 +35,13 @@ class Freezable(torch.optim.Optimizer):
     """Keys of what is kept of each element of every parameter."""
     counts_steps = False
     """Whether the steps of a parameter, or of its elements, are counted too."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._looks: dict[torch.Tensor, int] = {}
+        """The steps after which it is looked again whether any are left of what a growth added."""
+        self._split: set[torch.Tensor] = set()
+        """The parameters of which everything is kept element by element for the sake of some rows."""
 
     def state_of(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return what is kept of a parameter; where it was never stepped, of 0."""
@@ -95,11 +101,6 @@ class Freezable(torch.optim.Optimizer):
                 del state[ADDED_STEPS_LEFT]
             self._looks[parameter] = due
 
-    @cached_property
-    def _looks(self) -> dict[torch.Tensor, int]:
-        """The steps after which it is looked again whether any are left."""
-        return {}
-
     @contextmanager
     def with_separate_rows(self, groups: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         """Yield the groups to step where rows of other parameter groups are frozen, or have a rate and a decay of their own.
@@ -146,11 +147,6 @@ class Freezable(torch.optim.Optimizer):
             if not separate or not group["rows"][group["block"]]["frozen"]:
                 stepped.append(group)
         return stepped
-
-    @cached_property
-    def _split(self) -> set[torch.Tensor]:
-        """The parameters of which everything is kept element by element for the sake of some rows."""
-        return set()
 
     def _join_again(self, parameters: set[torch.Tensor]) -> None:
         """Keep as one number what is the same for all elements, as it is kept where a run goes on from a checkpoint."""

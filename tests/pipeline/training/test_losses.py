@@ -191,7 +191,7 @@ def test_the_kernels_of_the_loss_on_a_gpu_are_the_plain_one_in_float64():
 def model_of(model_class):
     torch.manual_seed(3)
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    config = BertConfig(VOCAB, **sizes, initializer_range=0.5, architectures=[model_class.__name__])
+    config = BertConfig(vocab_size=VOCAB, **sizes, initializer_range=0.5, architectures=[model_class.__name__])
     return model_class(config).eval()
 
 
