@@ -20,8 +20,9 @@ def stage(**keys) -> TrainStage:
     return TrainStage(name="s", steps=1, **keys)
 
 
-def settings(*parameters: str) -> dict:
-    return {"parameters": [*parameters], "lr": 1.0}
+def groups(*selectors: str) -> dict:
+    """Groups of a stage, each by its selectors."""
+    return {"groups": [{"parameters": each.split(), "lr": 1.0} for each in selectors]}
 
 
 @pytest.mark.parametrize(
@@ -31,11 +32,8 @@ def settings(*parameters: str) -> dict:
         ([stage(submodel_layers=4), stage(submodel_layers=6)], ["layers.0-3", "layers.4-5", "layers.6-7", "layers.8-11"]),
         ([stage(trainable=["layers.6-11", "head"])], ["layers.0-5", "layers.6-11"]),
         ([stage(trainable=["layers.3"])], ["layers.0-2", "layers.3-3", "layers.4-11"]),
-        (
-            [stage(trainable=["head"], groups=[settings("head")]), stage(submodel_layers=12, groups=[settings("layers")])],
-            ["layers.0-11"],
-        ),
-        ([stage(groups=[settings("embeddings", "layers.0-1")])], ["layers.0-1", "layers.2-11"]),
+        ([stage(trainable=["head"], **groups("head")), stage(submodel_layers=12, **groups("layers"))], ["layers.0-11"]),
+        ([stage(**groups("embeddings layers.0-1"))], ["layers.0-1", "layers.2-11"]),
     ],
 )
 def test_groups_are_the_fewest_that_every_stage_is_made_of(stages, names):
@@ -56,20 +54,14 @@ def test_active_layers_is_what_its_selectors_name():
         ({"submodel_layers": 5}, "stages.s.submodel_layers: 5 does not divide the model's 12 layers"),
         ({"trainable": ["layers.9-12"]}, "stages.s.trainable: 'layers.9-12' where the model has layers 0 to 11"),
         ({"trainable": ["layers.5-4"]}, "stages.s.trainable: 'layers.5-4'"),
+        (groups("layers.0-3", "layers.3-5 head"), "stages.s.groups: two of them claim the same parameters"),
         (
-            {"groups": [settings("layers.0-3"), settings("layers.3-5", "head")]},
-            "stages.s.groups: two of them claim the same parameters",
-        ),
-        (
-            {"trainable": ["layers.6-11"], "groups": [settings("layers.5-6"), settings("layers.0-4", "head", "embeddings")]},
+            {"trainable": ["layers.6-11"], **groups("layers.5-6", "layers.0-4 head embeddings")},
             "stages.s.groups.1: the stage trains none of these parameters",
         ),
-        ({"trainable": ["head"], "groups": [settings("embeddings")]}, "stages.s.groups.0: the stage trains none"),
-        ({"submodel_layers": 4, "groups": [settings("embeddings")]}, "stages.s.groups.0: the stage trains none"),
-        (
-            {"submodel_layers": 4, "groups": [settings("head", "embeddings")]},
-            "groups.0: embeddings are frozen with submodel_la",
-        ),
+        ({"trainable": ["head"], **groups("embeddings")}, "stages.s.groups.0: the stage trains none"),
+        ({"submodel_layers": 4, **groups("embeddings")}, "stages.s.groups.0: the stage trains none"),
+        ({"submodel_layers": 4, **groups("head embeddings")}, "groups.0: embeddings are frozen with submodel_la"),
     ],
 )
 def test_a_stage_that_does_not_fit_its_model_is_refused(keys, words):
@@ -89,10 +81,10 @@ def test_a_tied_embedding_alone_has_nothing_to_learn(tiny_model, family, tied):
 @pytest.mark.parametrize(
     ("keys", "refused"),
     [
-        ({"groups": [settings("layers.0"), settings("embeddings")]}, 1),
-        ({"trainable": ["embeddings", "layers.2"], "groups": [settings("embeddings", "layers.0")]}, 0),
-        ({"groups": [settings("embeddings", "layers.0")]}, None),
-        ({"groups": [settings("embeddings", "head")]}, None),
+        (groups("layers.0", "embeddings"), 1),
+        ({"trainable": ["embeddings", "layers.2"], **groups("embeddings layers.0")}, 0),
+        (groups("embeddings layers.0"), None),
+        (groups("embeddings head"), None),
     ],
 )
 @pytest.mark.parametrize(("family", "tied"), [("llama", True), ("llama", False), ("gpt2", True)])
@@ -118,7 +110,7 @@ def test_every_parameter_is_in_one_block(tiny_model, family, tied):
 
 
 def test_added_layers_are_selected_by_the_growth_that_added_them():
-    chosen = stage(trainable=["added", "head"], groups=[settings("added"), settings("head")])
+    chosen = stage(trainable=["added", "head"], **groups("added", "head"))
     named = naming_added(chosen, [2, 5])
     assert named.trainable == ["layers.2", "layers.5", "head"]
     assert [each.parameters for each in named.groups] == [["layers.2", "layers.5"], ["head"]]
@@ -140,24 +132,20 @@ def test_rows_of_new_tokens_are_a_block_where_a_stage_names_them_and_gradients_r
     ("tied", "keys", "words"),
     [
         (True, {"trainable": ["new_tokens"]}, None),
-        (True, {"trainable": ["new_tokens", "layers.0"], "groups": [settings("new_tokens")]}, None),
-        (True, {"groups": [settings("embeddings"), settings("new_tokens")]}, None),
+        (True, {"trainable": ["new_tokens", "layers.0"], **groups("new_tokens")}, None),
+        (True, groups("embeddings", "new_tokens"), None),
         (False, {"trainable": ["new_tokens", "embeddings"]}, None),
-        (False, {"trainable": ["head"], "groups": [settings("new_tokens")]}, None),
+        (False, {"trainable": ["head"], **groups("new_tokens")}, None),
         (True, {"trainable": ["new_tokens", "head"]}, "trainable: `new_tokens` are rows of head"),
         (
             False,
             {"trainable": ["new_tokens", "head", "embeddings"]},
             "are rows of embeddings and head, which the stage trains as a whole",
         ),
-        (True, {"trainable": ["layers.1"], "groups": [settings("new_tokens")]}, "groups.0: the stage trains none"),
-        (True, {"trainable": ["new_tokens"], "groups": [settings("embeddings")]}, "groups.0: the stage trains none"),
-        (True, {"groups": [settings("new_tokens"), settings("new_tokens", "head")]}, "two of them claim the same parameters"),
-        (
-            True,
-            {"submodel_layers": 1, "groups": [settings("new_tokens")]},
-            "groups.0: embeddings are frozen with submodel_layers",
-        ),
+        (True, {"trainable": ["layers.1"], **groups("new_tokens")}, "groups.0: the stage trains none"),
+        (True, {"trainable": ["new_tokens"], **groups("embeddings")}, "groups.0: the stage trains none"),
+        (True, groups("new_tokens", "new_tokens head"), "two of them claim the same parameters"),
+        (True, {"submodel_layers": 1, **groups("new_tokens")}, "groups.0: embeddings are frozen with submodel_layers"),
     ],
 )
 def test_rows_of_new_tokens_go_with_whatever_is_not_all_of_them(tiny_model, tied, keys, words):
@@ -208,7 +196,7 @@ def test_gradients_end_at_the_first_layer_that_has_a_mixture():
 
 
 def test_experts_are_cut_into_the_fewest_ranges_and_layers_without_a_mixture_are_not():
-    stages = [stage(trainable=["experts.1-2", "layers.0"]), stage(groups=[settings("router")])]
+    stages = [stage(trainable=["experts.1-2", "layers.0"]), stage(**groups("router"))]
     names = [group.name for group in cut(3, stages, MIXTURES)]
     of_mixtures = ["router", "experts.0-0", "experts.1-2", "experts.3-3", "shared_expert"]
     assert names == ["embeddings", "layers.0-0", "layers.1-2", *(f"layers.1-2.{part}" for part in of_mixtures), "head"]
@@ -230,17 +218,13 @@ def test_a_joined_parameter_has_the_groups_of_its_rows_and_every_other_one_has_o
     ("keys", "mixtures", "words"),
     [
         ({"trainable": ["experts.4"]}, MIXTURES, "trainable: 'experts.4' where the model has experts 0 to 3"),
-        ({"groups": [settings("experts.2-4")]}, MIXTURES, "groups.0: 'experts.2-4' where the model has experts 0 to 3"),
+        (groups("experts.2-4"), MIXTURES, "groups.0: 'experts.2-4' where the model has experts 0 to 3"),
         ({"trainable": ["head", "router"]}, NO_MIXTURES, "trainable: 'router' where the model is no mixture of experts"),
-        ({"groups": [settings("experts.1")]}, NO_MIXTURES, "groups.0: 'experts.1' where the model is no mixture of experts"),
-        (
-            {"groups": [settings("experts.1"), settings("experts.0-1")]},
-            MIXTURES,
-            "groups: two of them claim the same parameters",
-        ),
-        ({"groups": [settings("layers.2"), settings("router")]}, MIXTURES, "groups: two of them claim the same parameters"),
-        ({"groups": [settings("layers.0"), settings("experts.0"), settings("experts.1-3", "router")]}, MIXTURES, None),
-        ({"trainable": ["router", "layers.0"], "groups": [settings("experts")]}, MIXTURES, "groups.0: the stage trains none"),
+        (groups("experts.1"), NO_MIXTURES, "groups.0: 'experts.1' where the model is no mixture of experts"),
+        (groups("experts.1", "experts.0-1"), MIXTURES, "groups: two of them claim the same parameters"),
+        (groups("layers.2", "router"), MIXTURES, "groups: two of them claim the same parameters"),
+        (groups("layers.0", "experts.0", "experts.1-3 router"), MIXTURES, None),
+        ({"trainable": ["router", "layers.0"], **groups("experts")}, MIXTURES, "groups.0: the stage trains none"),
     ],
 )
 def test_selectors_of_mixtures_fit_the_model_and_meet_where_they_name_the_same(keys, mixtures, words):
