@@ -19,10 +19,9 @@ from pipeline.flops.activations import activation_bytes
 from pipeline.training.layers import prepare_model
 from pipeline.training.loop.running import running, scoring
 from pipeline.training.losses import logits_of, summed_losses
-from pipeline.training.parameter_groups import token_tables
 from tests.benchmarks.made_up import scratch
 from tests.benchmarks.measuring import MIB, table
-from tests.families import learns
+from tests.families import let_learn
 from tests.pipeline.growth import check
 from tests.saved import saved_bytes
 
@@ -114,8 +113,7 @@ def measured(
             config.layer_types = ["full_attention"] + ["sliding_attention"] * (shape.layers - 1)
     model = family.model_class(config).to(dtype)
     prepare_model(model, family, fused_linear_cross_entropy=with_loss, make_vocab_size_divisible_by=vocab_divisible_by)
-    graph = family.graph(config)
-    held, mixtures = graph.held(), graph.mixtures
+    mixtures = family.graph(config).mixtures
     generator = torch.Generator().manual_seed(1)
     ids, labels = torch.randint(5, shape.vocabulary, (2, shape.sequences, shape.length), generator=generator)
     if family.objective == "mlm":
@@ -123,28 +121,16 @@ def measured(
     scored = int((labels != IGNORED).sum())
     extra = {"use_cache": False} if family.objective == "clm" else {}
     rows = []
-    tables = {tensor.name for tensor in token_tables(graph)}
     ways = sections(shape.layers) | (parts_of_mixtures(shape.layers, mixtures) if mixtures.layers else {})
     for name, active in ways.items():
-        for tensor_name, tensor in model.named_parameters():
-            learning = any(learns(active, tensor) for tensor in held[tensor_name])
-            tensor.requires_grad_(learning or (active.new_tokens and tensor_name in tables))
+        let_learn(model, family, active)
         with running(model, family, active), scoring(model, family, labels) as targets:
             kept = saved_bytes(
                 model,
                 lambda targets=targets: summed_losses(logits_of(family, model(input_ids=ids, **extra)), targets, None).tokens,
             )
-        formula = activation_bytes(
-            family,
-            config,
-            shape.length,
-            ids.numel(),
-            scored=scored,
-            active=active,
-            dtype=dtype,
-            with_loss=with_loss,
-            vocab_divisible_by=vocab_divisible_by,
-        )
+        how = {"dtype": dtype, "with_loss": with_loss, "vocab_divisible_by": vocab_divisible_by}
+        formula = activation_bytes(family, config, shape.length, ids.numel(), scored=scored, active=active, **how)
         rows.append((name, kept, formula))
     return rows
 

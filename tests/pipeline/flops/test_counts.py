@@ -15,8 +15,7 @@ from pipeline.families.base import has_key
 from pipeline.flops.counts import PARTS, ForwardFlops, StepFlops, training_step
 from pipeline.training.layers import prepare_model
 from pipeline.training.loop.running import running, scoring
-from pipeline.training.parameter_groups import token_tables
-from tests.families import learns
+from tests.families import let_learn
 from tests.pipeline.growth import check
 
 SEQUENCES, LENGTH, LAYERS = 2, 15, 4
@@ -58,15 +57,6 @@ def scored_of(family):
 def formula_of(config, active=None, **options):
     """Return what the formula says of a step."""
     return training_step(ForwardFlops.of(config), LENGTH, TOKENS, scored=scored_of(family_of(config)), active=active, **options)
-
-
-def let_learn(model, family, active):
-    """Set requires_grad as the active says."""
-    graph = family.graph(model.config)
-    held = graph.held()
-    tables = {tensor.name for tensor in token_tables(graph)} if active.new_tokens else set()
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(any(learns(active, tensor) for tensor in held[name]) or name in tables)
 
 
 MIXTURES = {name: family for name, family in FAMILIES.items() if has_key(family.config_class, "num_experts")}
