@@ -30,8 +30,6 @@ UNITS = ("moe_intermediate_size", "shared_expert_intermediate_size")
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a model and of a batch."""
-
     layers: int = 6
     hidden: int = 256
     heads: int = 4
@@ -136,7 +134,6 @@ def measured(
 
 
 def main() -> None:
-    """Print the table."""
     logging.disable(logging.WARNING)
     ways = itertools.product(("gpt2", "bert", "roberta", "llama", "qwen3"), ("sdpa", "eager"), (torch.float32, torch.bfloat16))
     rows = [

@@ -73,8 +73,6 @@ DEDUPING = {"ours": ("clean", "exact", "minhash", "neighbours", "cluster", "choo
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured."""
-
     megabytes: float
     rounds: int
     signed: int
@@ -119,13 +117,11 @@ def _made_up() -> Iterator[str]:
 
 
 def write_jsonl(path: Path, texts: list[str]) -> None:
-    """Write documents as JSONL."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
 
 
 def configured(files: Path, output: Path, dedupe: str, tokenizer: TokenizerConfig) -> DataPrepConfig:
-    """Return a preparation of a folder's files."""
     return DataPrepConfig(
         output_dir=str(output),
         corpora=[CorpusConfig(files=[f"{files}/*.jsonl"], dedupe=dedupe, heldout_fraction=0.1)],
@@ -255,8 +251,6 @@ def shingles(text: str) -> list[bytes]:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a whole preparation took."""
-
     cost: Cost
     stages: dict[str, float]
     """Seconds by stage."""
@@ -293,7 +287,6 @@ def datatrove(files: Path, root: Path, tokenizer: Path, processes: int) -> Prepa
 
 
 def fresh(root: Path) -> None:
-    """Have an empty folder."""
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
 
@@ -367,7 +360,6 @@ def preparing(root: Path, texts: list[str], tokenizer: Path, size: Size, out: Pa
 
 
 def main() -> None:
-    """Measure all of it."""
     parser = part_parser(__doc__.splitlines()[0])
     add_text(parser)
     parser.add_argument("--megabytes", type=float, help=f"text to prepare (default: {FULL.megabytes:g})")

@@ -74,7 +74,6 @@ def table_of(operators: dict[str, dict], targets: dict[str, dict], models: dict[
 
 
 def random_models(layers: int) -> dict[str, tuple]:
-    """Return a random model of each family, and a window of ids."""
     return {family: (small_model(family, layers=layers), tokens()) for family in FAMILY_NAMES}
 
 

@@ -45,8 +45,6 @@ FILLED = 0.8
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured."""
-
     models: tuple[Model, ...]
     warm: int
     steps: int
@@ -178,7 +176,6 @@ def idle_share(spans: Iterable[tuple[float, float]]) -> float:
 
 
 def settle(device: torch.device) -> None:
-    """Wait for the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -193,7 +190,6 @@ def forget(device: torch.device) -> None:
 
 
 def name_of(device: torch.device) -> str:
-    """What the device calls itself."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU"
 
 
@@ -223,7 +219,6 @@ class Told:
 
 
 def plan(models: Sequence[Model], ways: Sequence[str]) -> list[tuple[Model, str]]:
-    """Return the rows that are asked for, the most wanted first."""
     return [(model, way) for group in WANTED for model in models for way in group if way in ways]
 
 
@@ -321,7 +316,6 @@ def growing(size: Size, device: torch.device, out: Path | None) -> int:
 
 
 def held(device: torch.device) -> int:
-    """The bytes that are held on the device."""
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else anonymous()
 
 
@@ -356,7 +350,6 @@ def verdicts(rows: Sequence[tuple[Model, str]], told: Told) -> None:
 
 
 def command_line() -> argparse.ArgumentParser:
-    """Return the part's command line."""
     models = sorted({model.key for size in (FULL, QUICK) for model in size.models})
     parser = part_parser(__doc__.splitlines()[0], ("steps", "growth"))
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
@@ -371,7 +364,6 @@ def command_line() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Measure all of it, or say why not."""
     arguments = command_line().parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
         publish(arguments.out, "On a GPU", "Not measured: torch sees no CUDA device here.")

@@ -35,19 +35,15 @@ class Model:
 
     @property
     def name(self) -> str:
-        """What it is called in the tables."""
         return f"{self.family} {{{self.layers}, {self.hidden}}}"
 
     @property
     def key(self) -> str:
-        """What it is called on the command line."""
         return f"{self.family}-{self.layers}x{self.hidden}"
 
 
 @dataclass(frozen=True)
 class Way:
-    """How a model is trained."""
-
     name: str
     zero: int | None
     """DeepSpeed's stage under our engine; None for a bare loop."""
@@ -57,7 +53,6 @@ class Way:
 
     @property
     def step(self) -> Callable[["Model", "Batch", "Way"], Step]:
-        """What makes its step."""
         if self.zero is not None:
             return our_step
         return fair_step if self.fair else bare_step
@@ -85,7 +80,6 @@ class Batch:
 
 
 def configuration(model: Model) -> tuple[Family, PretrainedConfig]:
-    """Return the family and the configuration of a model."""
     family, config = scratch(model.family, model.layers, model.hidden, model.vocabulary, model.length)
     config._attn_implementation = "sdpa"
     return family, config

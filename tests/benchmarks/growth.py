@@ -50,12 +50,10 @@ class Drawn:
         self.shape = shape
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
-        """Return rows [start, stop)."""
         return torch.empty(stop - start, *self.shape[1:]).uniform_(-0.03, 0.03)
 
 
 def write_source(directory: Path, config: PretrainedConfig, dtype: torch.dtype) -> None:
-    """Write a model of random weights."""
     directory.mkdir()
     graph = FAMILIES[config.model_type].graph(config)
     state = {name: Drawn(tensor.shape(graph.sizes)) for name, tensor in graph.tensors().items()}
@@ -68,7 +66,6 @@ def gpt2(layers: int, hidden: int) -> GPT2Config:
 
 
 def llama(layers: int, hidden: int) -> LlamaConfig:
-    """Return a Llama of this size."""
     return LlamaConfig(
         vocab_size=32000,
         hidden_size=hidden,
@@ -131,7 +128,6 @@ def difference(directory: Path, layers: int, hidden: int) -> float:
 
 
 def grow_command(source: Path, out: Path, *options: object) -> list[object]:
-    """Return the command that writes a Hugging Face directory."""
     return [sys.executable, "launch/grow.py", "--source", source, "--format", "hf", "--out", out, *options]
 
 
@@ -142,7 +138,6 @@ def written(out: Path, command: list[object]) -> list[Cost]:
 
 
 def slowest(costs: list[Cost]) -> float:
-    """Return the seconds after which all processes are done."""
     return max(cost.seconds for cost in costs)
 
 
@@ -154,7 +149,6 @@ def row(name: str, rounds: list[list[Cost]]) -> list[object]:
 
 
 def part_whole(arguments: argparse.Namespace, folder: Path) -> None:
-    """Growth by pieces against both models whole."""
     source, target = folder / "gpt2", arguments.target
     works = {"both models whole, in torch": lambda: [measured(both_whole, source, *target)]}
     for ranks in RANKS:
@@ -200,7 +194,6 @@ def part_live(arguments: argparse.Namespace, folder: Path) -> None:
 
 
 def part_copy(arguments: argparse.Namespace, folder: Path) -> None:
-    """launch/grow.py against loading, copying and saving."""
     source, out, (layers, hidden) = folder / "gpt2", folder / "grown", arguments.target
     options = ["--target", f"num_hidden_layers={layers},hidden_size={hidden}", "--width", "direct_copy", "--depth", "stack"]
     works = {
@@ -219,7 +212,6 @@ def part_copy(arguments: argparse.Namespace, folder: Path) -> None:
 
 
 def part_depth(arguments: argparse.Namespace, folder: Path) -> None:
-    """launch/grow.py --depth list against mergekit's passthrough."""
     heading = "Depth alone against mergekit"
     if not MERGEKIT.is_file():
         publish(arguments.out, heading, f"Not measured: no {MERGEKIT.name} there; `make bench-tools` installs it.")
@@ -251,13 +243,11 @@ def part_depth(arguments: argparse.Namespace, folder: Path) -> None:
 
 
 def pair(text: str) -> tuple[int, int]:
-    """Read LAYERS,HIDDEN."""
     layers, hidden = text.split(",")
     return int(layers), int(hidden)
 
 
 def main() -> None:
-    """Run the parts that are asked for."""
     parts = {"whole": part_whole, "live": part_live, "copy": part_copy, "depth": part_depth}
     parser = part_parser(__doc__.splitlines()[0], list(parts))
     parser.add_argument("--source", type=pair, default=(24, 1024), help="GPT-2's layers,hidden (default: %(default)s)")

@@ -54,7 +54,6 @@ def fresh_engine(family: Family, config: PretrainedConfig, ds_config: dict[str, 
 
 
 def grown_model(source: Source, config: PretrainedConfig, plan: GrowthPlan, ds_config: dict[str, Any]) -> TrainedModel:
-    """Return what grew into live partitions."""
     groups = cut(config.num_hidden_layers, [])
     return build(source.family, config, plan.grow(source.state), ds_config, OptimizerConfig(), groups, "sdpa")
 

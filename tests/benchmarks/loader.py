@@ -39,8 +39,6 @@ _TARGET = 50
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured."""
-
     tokens: int
     shards: tuple[int, ...]
     seconds: float
@@ -58,11 +56,9 @@ class Simulated:
         self.size = size
 
     def read(self, begin: int, end: int) -> np.ndarray:
-        """Return the token, end - begin times."""
         return np.full(end - begin, 7)
 
     def boundaries(self, begin: int, end: int) -> np.ndarray:
-        """Return no boundary."""
         return np.empty(0, dtype=np.int64)
 
 
@@ -145,7 +141,6 @@ def training(directory: Path, length: int, seconds: float, *, half: bool) -> flo
 
 
 def starting(out: Path | None) -> None:
-    """Publish the time to the first batch."""
     first_batch(10**6, 1)  # what is imported and set up once
     rows = []
     for corpora, windows in itertools.product((1, 2), (10**6, 10**9)):
@@ -194,7 +189,6 @@ def reading(directory: Path, size: Size, out: Path | None) -> None:
 
 
 def loading_and_training(quick: bool, out: Path | None) -> None:
-    """Publish all of the loader."""
     starting(out)
     with tempfile.TemporaryDirectory() as name:
         reading(Path(name), QUICK if quick else FULL, out)

@@ -26,12 +26,10 @@ def scratch(
 
 
 def corpus(shards: Sequence, objective: Objective, name: str = "text", *, within_documents: bool = False) -> Corpus:
-    """Return the windows of shards, in shuffled order."""
     return Corpus(name, 1.0, WindowExamples(Windows(shards, *objective.window), objective, within_documents=within_documents))
 
 
 def batches(shards: Sequence, objective: Objective, *, within_documents: bool = False) -> Batches:
-    """Return the batches of shards."""
     return Batches([corpus(shards, objective, within_documents=within_documents)], 1)
 
 

@@ -52,7 +52,6 @@ def add_text(parser: argparse.ArgumentParser) -> None:
 
 
 def described(files: Sequence[str]) -> str:
-    """Return what is prepared, for a sentence."""
     return f"pieces of {' '.join(Path(each).name for each in files)}" if files else "made up"
 
 
@@ -229,7 +228,6 @@ def _late(command: Sequence[object], timeout: float) -> RuntimeError:
 
 
 def _held(processes: list[int]) -> int:
-    """The anonymous bytes of processes."""
     held = 0
     for one in processes:
         with contextlib.suppress(OSError):

@@ -78,7 +78,6 @@ def no_gpu() -> str | None:
 
 
 def devices(rehearsed: bool) -> list[torch.device]:
-    """Return the devices that are looked at."""
     return [torch.device("cpu")] if rehearsed else [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
 
 
@@ -160,7 +159,6 @@ def offloading() -> str:
 
 
 def shared_memory() -> str:
-    """Say how large /dev/shm is."""
     total = shutil.disk_usage("/dev/shm").total
     if total < SHARED_MEMORY:
         raise NotWellError(f"{total / MIB:.0f} MiB: NCCL may fail; start the container with --shm-size=8g or --ipc=host")
@@ -168,7 +166,6 @@ def shared_memory() -> str:
 
 
 def versions() -> str:
-    """Name what is installed."""
     said = [f"Python {sys.version.split()[0]}", f"CUDA {torch.version.cuda}"]
     for name in ("torch", "triton", "transformers", "deepspeed"):
         try:
@@ -248,7 +245,6 @@ def tested(tests: Sequence[str], rehearsed: bool, out: Path, limit: float) -> bo
 
 
 def main() -> int:
-    """Look, test and measure; return 0 where all is well."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=SECONDS, help=f"by which all is over (default: {SECONDS:.0f})")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "on_a_gpu.md", help="a Markdown file, written anew")

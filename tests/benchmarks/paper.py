@@ -59,7 +59,6 @@ def what_grows(growth: OfflineGrowth) -> dict[str, tuple[State, OptimizerState |
 
 
 def sections(arguments: argparse.Namespace, growth: OfflineGrowth) -> None:
-    """Publish the figures."""
     nodes, node = arguments.nodes, arguments.ranks_per_node
     ranks, grown, source = nodes * node, growth.grown, growth.source.state
     cases = what_grows(growth)

@@ -52,7 +52,6 @@ TIMES = (1, 2, 4)
 
 
 def parameters(layers: int, hidden: int) -> int:
-    """Return the parameters of a GPT-2 of this size."""
     return graph_of(gpt2(layers, hidden)).parameters
 
 
@@ -72,7 +71,6 @@ def grow_offline(source: Path, layers: int, hidden: int, ranks: int, out: Path) 
 
 
 def offline(source: Path, target: tuple[int, int], ranks: int) -> Cost:
-    """Return what that takes, imports left out."""
     out = source.parent / "grown"
     shutil.rmtree(out, ignore_errors=True)
     return measured(grow_offline, source, *target, ranks, out)
@@ -97,12 +95,10 @@ def fitted(name: str, sizes: Sequence[float], costs: Sequence[Cost]) -> list[lis
 
 
 def fastest(runs: list[Cost]) -> Cost:
-    """Return the fastest run."""
     return min(runs, key=lambda cost: cost.seconds)
 
 
 def part_target(arguments: argparse.Namespace, folder: Path) -> None:
-    """The target's size."""
     targets = [of_parameters(arguments.target, times) for times in TIMES]
     sizes = [parameters(*target) for target in targets]
     rows = []
@@ -207,7 +203,6 @@ def part_checkpoint(arguments: argparse.Namespace, folder: Path) -> None:
 
 
 def main() -> None:
-    """Run the parts that are asked for."""
     parts = {"target": part_target, "ranks": part_ranks, "corpus": part_corpus, "checkpoint": part_checkpoint}
     parser = part_parser(__doc__.splitlines()[0], list(parts))
     add_text(parser)

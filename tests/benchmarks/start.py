@@ -50,7 +50,6 @@ class Case:
 
     @property
     def words(self) -> str:
-        """The case, for a row."""
         sizes = " to ".join(f"{{{layers}, {hidden}}}" for layers, hidden in (self.source, self.target))
         return f"{sizes}, ZeRO {self.stage}, {self.ranks} rank{'s' * (self.ranks > 1)}"
 
@@ -84,7 +83,6 @@ def start(cases: Sequence[Case], rounds: int, out: Path | None) -> None:
 
 
 def prepared_text(place: Path) -> PreparedData:
-    """Return made-up text, prepared."""
     text = place / "text.txt"
     text.write_text("\n\n".join(" ".join(each.split()) for each in made_up_texts(200)), encoding="utf-8")
     corpus = CorpusConfig(files=[str(text)], heldout_fraction=0.3)
@@ -165,7 +163,6 @@ def started(words: Sequence[object], ranks: int) -> Iterator[list[tuple[subproce
 
 
 def main() -> None:
-    """Measure the cases."""
     arguments = part_parser(__doc__.splitlines()[0]).parse_args()
     start(QUICK if arguments.quick else FULL, 1 if arguments.quick else 5, arguments.out)
 

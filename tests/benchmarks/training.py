@@ -50,8 +50,6 @@ LOOPS = ("bare DeepSpeed", "ours", "Trainer")
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured."""
-
     hidden: int
     length: int
     sequences: int
@@ -75,7 +73,6 @@ def model(family_name: str, hidden: int, length: int, sequences: int, stage: int
 
 
 def batch(trained: TrainedModel, length: int, sequences: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return this rank's ids and labels, which say nothing."""
     return ids_and_labels(trained.family.objective, sequences, length, VOCABULARY, distributed.rank())
 
 
@@ -121,7 +118,6 @@ def sections(size: Size, out: Path | None) -> None:
 
 
 def section_times(family_name: str, precision: str, size: Size) -> list[list[object]]:
-    """Return the rows of one model."""
     length, sequences = size.length, 2 * size.sequences
     trained = model(family_name, size.hidden, length, sequences, 1, precision)
     ids, labels = batch(trained, length, sequences)
@@ -141,7 +137,6 @@ def section_times(family_name: str, precision: str, size: Size) -> list[list[obj
 
 
 def depths(size: Size, out: Path | None) -> None:
-    """Publish what changing the depth costs."""
     taken, rows = run_ranks(depth_times, 2, size, timeout=600), []
     for clock in CLOCKS:
         # Of both ranks together: what one waits for, the other does.
@@ -193,7 +188,6 @@ def compared(rounds: Sequence[Sequence[float]], way: int, base: int, steps: int)
 
 
 def loop(size: Size, out: Path | None) -> None:
-    """Publish the time of a full step by each loop."""
     rows = []
     for stage, ranks in size.zero:
         taken = run_ranks(loop_times, ranks, stage, size, timeout=600)
@@ -313,7 +307,6 @@ def hugging_face(
 
 
 def main() -> None:
-    """Measure what was asked for."""
     parts = {"loop": loop, "sections": sections, "depths": depths}
     arguments = part_parser(__doc__.splitlines()[0], list(parts)).parse_args()
     logging.disable(logging.WARNING)

@@ -46,8 +46,6 @@ _MOVED, _MOVED_RATE = 10, 0.004
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured."""
-
     widths: tuple[int, ...]
     rates: tuple[float, ...]
     steps: int
@@ -60,8 +58,6 @@ QUICK = Size((32, 64), (0.001, 0.002), 4, 0.4)
 
 @dataclass(frozen=True)
 class Trial:
-    """One model's training."""
-
     width: int
     optimizer: OptimizerConfig
     model: Mapping[str, object]
@@ -110,7 +106,6 @@ class Trial:
 
 
 def outputs(model: nn.Module, modules: Sequence[nn.Module], input_ids: torch.Tensor) -> list[torch.Tensor]:
-    """Return what each module gives for these ids."""
     given: list[torch.Tensor] = []
 
     def keep(module: nn.Module, inputs: object, output: object) -> None:
@@ -182,7 +177,6 @@ def options(rule: str) -> dict[str, object]:
 
 
 def main() -> None:
-    """Print two tables for each rule."""
     parser = part_parser(__doc__.split(":")[0] + ".", ["moves", "losses"])
     add_text(parser)
     parser.add_argument("--rules", nargs="+", choices=_RULES, default=["none", "mup"])
