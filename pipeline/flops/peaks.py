@@ -16,13 +16,10 @@ TERA = 10**12
 # matrix cores; `tf32` is what they run at where torch may round their factors to TF32, which it does not by default.
 _DATA_SHEETS: tuple[tuple[re.Pattern[str], dict[Precision, float]], ...] = (
     # H100 Tensor Core GPU data sheets: SXM5 and NVL (2024), PCIe (2022); the SXM5's halves to one more digit as in the
-    # H100 architecture white paper. An SXM5 calls itself "H100 80GB HBM3".
+    # H100 architecture white paper. An SXM5 calls itself "H100 80GB HBM3". H200 data sheet: the H100's chip with other memory.
     (re.compile(r"\bH100 PCIe\b"), {"half": 756.5, "tf32": 378.0, "fp32": 51.0}),
-    (re.compile(r"\bH100 NVL\b"), {"half": 835.5, "tf32": 417.5, "fp32": 60.0}),
-    (re.compile(r"\bH100 (SXM|.*HBM3\b)"), {"half": 989.4, "tf32": 494.7, "fp32": 66.9}),
-    # H200 Tensor Core GPU data sheet: the H100's chip with other memory.
-    (re.compile(r"\bH200 NVL\b"), {"half": 835.5, "tf32": 417.5, "fp32": 60.0}),
-    (re.compile(r"\bH200\b"), {"half": 989.4, "tf32": 494.7, "fp32": 66.9}),
+    (re.compile(r"\bH[12]00 NVL\b"), {"half": 835.5, "tf32": 417.5, "fp32": 60.0}),
+    (re.compile(r"\bH100 (SXM|.*HBM3\b)|\bH200\b"), {"half": 989.4, "tf32": 494.7, "fp32": 66.9}),
     # A100 Tensor Core GPU data sheet: PCIe and SXM, 40 and 80 GB, alike.
     (re.compile(r"\bA100\b"), {"half": 312.0, "tf32": 156.0, "fp32": 19.5}),
     # L40S data sheet.
