@@ -30,7 +30,7 @@ from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
 from transformers import PreTrainedTokenizerFast
 
 from data_prep.dedupe.deduplicate import deduplicate
-from data_prep.dedupe.signatures import Signer
+from data_prep.dedupe.minhash import Signer
 from data_prep.encoding.provided_tokenizer import ProvidedTokenizer
 from data_prep.jobs.job import Job
 from data_prep.jobs.workers import Alone
