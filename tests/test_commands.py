@@ -87,6 +87,7 @@ def judged(tmp_path: Path, text: str, name: str = "ds.json") -> Path:
         ("launch/pretrain.py", ["--ds_config"], '{"steps_per_print": 0}', "steps_per_print: "),
         ("launch/pretrain.py", ["--ds_config"], "{", "not readable as JSON"),
         ("launch/pretrain.py", ["--mfu", "0.5"], None, "--mfu goes with --dry_run"),
+        ("launch/pretrain.py", ["--dry_run", "--mfu", "40"], None, "--mfu 40.0 is not above 0 and up to 1"),
         ("launch/grow.py", ["--width", "wide"], None, "argument --width: invalid choice: 'wide'"),
         ("launch/grow.py", ["--target", "hidden_sizes=8"], None, "--target: unknown key 'hidden_sizes'"),
         ("launch/grow.py", ["--neighbours", "none"], None, "argument --neighbours: invalid choice"),

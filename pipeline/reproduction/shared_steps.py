@@ -9,10 +9,11 @@ from pipeline.recipe import UNITS, GrowStage, Recipe, ScheduleConfig, TrainStage
 from pipeline.recipe.stages import Stage
 from pipeline.reproduction.task import Task
 from pipeline.training.plan.training_plan import StagePlan
-from pipeline.training.run.branching import Course, common_steps
+from pipeline.training.preparation.preparation import Planned
+from pipeline.training.run.branching import common_steps
 
 
-def with_trunks(tasks: Sequence[Task], course_of: Callable[[Task], Course], least: int) -> tuple[list[Task], list[Task]]:
+def with_trunks(tasks: Sequence[Task], course_of: Callable[[Task], Planned], least: int) -> tuple[list[Task], list[Task]]:
     """Return the runs of the first steps that several of the tasks have in common, and the tasks going on from those.
 
     Each such run, a trunk, has `least` steps or more beyond the one that it goes on from itself; shorter ones come first.
@@ -53,7 +54,7 @@ def _steps(recipe: Recipe) -> int:
     return sum(stage.steps or 0 for stage in recipe.train_stages)
 
 
-def _trunk(task: Task, course: Course, depth: int, before: Task | None, course_of: Callable[[Task], Course]) -> Task | None:
+def _trunk(task: Task, course: Planned, depth: int, before: Task | None, course_of: Callable[[Task], Planned]) -> Task | None:
     """The first steps of a run as a separate run, at the peak rate once warm; None where that would not be the same steps."""
     plans = {plan.stage.name: plan for plan in course.training_plan.stages}
     stages: list[Stage] = []

@@ -14,7 +14,6 @@ from pipeline.reproduction.shared_steps import with_trunks
 from pipeline.reproduction.suite import SOURCE_SEED, MethodConfig, Patch, Suite, recipe_of
 from pipeline.reproduction.task import Sweep, Task
 from pipeline.training.preparation.preparation import Planned
-from pipeline.training.run.branching import Course
 
 
 class Tasks:
@@ -117,13 +116,13 @@ class Tasks:
             return [], list(tasks)
         return with_trunks(tasks, self._course, self._suite.shared_steps)
 
-    def _course(self, task: Task) -> Course:
+    def _course(self, task: Task) -> Planned:
         key = task.method, task.horizon, task.length
         if not task.method:
-            return Course(task.recipe, planned(task.recipe, self._ds_config))
+            return planned(task.recipe, self._ds_config)
         if key not in self._planned:
             self._planned[key] = planned(task.recipe, self._ds_config)
-        return Course(task.recipe, self._planned[key])
+        return replace(self._planned[key], recipe=task.recipe)
 
     def _method(
         self, name: str, key: str, method: MethodConfig, seed: int, rate: float, horizon: float, length: float | None

@@ -23,7 +23,7 @@ from pipeline.training.loop.records import Records
 from pipeline.training.loop.tasks import Tasks
 from pipeline.training.monitoring.monitors import Monitors
 from pipeline.training.monitoring.progress import Progress
-from pipeline.training.monitoring.utilization import Utilization
+from pipeline.training.monitoring.utilization import Device
 from pipeline.training.monitoring.watchdog import Watchdog
 from pipeline.training.parameter_groups import cut
 from pipeline.training.plan.training_plan import plan_training
@@ -103,7 +103,7 @@ def trainer_of(recipe: Recipe, model: TrainedModel, loaded: Batches, ds_config: 
         JsonLines(directory / "eval.jsonl", dict),
         JsonLines(directory / "scores.jsonl", dict),
         Progress(Workload(recipe, training_plan, configs.__getitem__), 0, shown=False),
-        Utilization.measured(torch.float32, given_tflops=1.0),
+        Device.of_all_ranks(torch.float32, given_tflops=1.0),
         Monitors.opened({}, directory, 0),
     )
     mixes = SimpleNamespace(training=lambda _: loaded, heldout=loaded)

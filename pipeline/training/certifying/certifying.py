@@ -23,9 +23,31 @@ from pipeline.training.monitoring.watchdog import Watchdog
 from pipeline.training.preparation.models import Growth
 
 
-@dataclass(frozen=True, kw_only=True)
-class Certifying:
-    """A growth, and what its certificate is made of."""
+def measured_before_training(
+    growth: Growth, source: Source, grown: TrainedModel, text: Text, dtype: torch.dtype, records: Records, step: int
+) -> Callable[[], dict[str, Any]]:
+    """Evaluate the grown model before its first step; return what measures the growth beside the next; both collective calls.
+
+    `dtype` is the one that the engine computes in.
+    """
+    plan, whole = growth.plan, None
+    if plan.tokenizer is not None:
+        # What is trained later is measured on all of the text.
+        whole = measure_all(grown, text)
+        text = text.carried(plan.carried, plan.target.vocab_size)
+    after = measure_grown(grown, plan.carried, text)
+    distributed.on_first_rank(lambda: records.evaluations.keep(lambda record: record["stage"] != growth.phase.name))
+    records.evaluation(step, growth.phase.name, whole or after.heldout)
+    return partial(measure_growth, source, plan.carried, after, text, dtype, grown.module.config._attn_implementation)
+
+
+@dataclass(kw_only=True)
+class GrowthCertification(Certification):
+    """What is left of a growth's certificate when its engine has been measured and is to be trained.
+
+    The source is measured behind the first step, whose model is no longer needed for that. The comparison in float64, on the
+    host of the first rank, goes on in a thread while steps run.
+    """
 
     path: Path
     """Of the certificate."""
@@ -37,38 +59,10 @@ class Certifying:
     watchdog: Watchdog
     certified: Callable[[CertificateRecord], None]
     """Given the certificate, on every rank, once it is written."""
+    measure: Callable[[], dict[str, Any]]
+    """Measures the growth in the engine's precision, a collective call."""
 
-    def after_measuring(
-        self, grown: TrainedModel, text: Text, dtype: torch.dtype, records: Records, step: int
-    ) -> "GrowthCertification":
-        """Evaluate the grown model before its first step; return what makes the certificate beside the next; a collective call.
-
-        `dtype` is the one that the engine computes in.
-        """
-        name, plan = self.growth.phase.name, self.growth.plan
-        whole = None
-        if plan.tokenizer is not None:
-            # What is trained later is measured on all of the text.
-            whole = measure_all(grown, text)
-            text = text.carried(plan.carried, plan.target.vocab_size)
-        after = measure_grown(grown, plan.carried, text)
-        distributed.on_first_rank(lambda: records.evaluations.keep(lambda record: record["stage"] != name))
-        records.evaluation(step, name, whole or after.heldout)
-        attention = grown.module.config._attn_implementation
-        return GrowthCertification(self, partial(measure_growth, self.source, plan.carried, after, text, dtype, attention))
-
-
-class GrowthCertification(Certification):
-    """What is left of a growth's certificate when its engine has been measured and is to be trained.
-
-    The source is measured behind the first step, whose model is no longer needed for that. The comparison in float64, on the
-    host of the first rank, goes on in a thread while steps run.
-    """
-
-    def __init__(self, certifying: Certifying, in_training: Callable[[], dict[str, Any]]) -> None:
-        """`in_training` measures the growth in the engine's precision, a collective call."""
-        self._of = certifying
-        self._measure = in_training
+    def __post_init__(self) -> None:
         self._in_training: dict[str, Any] | None = None
         self._compared: Background[dict[str, Any]] | None = None
         self._finished = False
@@ -81,10 +75,10 @@ class GrowthCertification(Certification):
     def begin(self) -> None:
         """Measure the source, and have it compared with the grown model, unless that was started; a collective call."""
         if self.due:
-            source, growth = self._of.source, self._of.growth
+            source, growth = self.source, self.growth
             # Not while a model is built: DeepSpeed partitions what any thread constructs by then.
             self._compared = distributed.begin_on_first_rank(lambda: compare(source, growth.plan, growth.target))
-            self._in_training = self._measure()
+            self._in_training = self.measure()
 
     def finish(self) -> None:
         """Write the certificate, unless that was done; a collective call.
@@ -94,15 +88,15 @@ class GrowthCertification(Certification):
         if self._finished:
             return
         self.begin()
-        certificate = self._of.watchdog.on_first_rank(self._write)
+        certificate = self.watchdog.on_first_rank(self._write)
         self._finished = True
-        self._of.certified(certificate)
+        self.certified(certificate)
         if not certificate["measured_agrees"]:
             in_training = certificate["in_training"]
             assert in_training is not None
             moved = certificate["measured"]["max_logit_difference"], in_training["max_logit_difference"]
             raise RuntimeError(
-                f"{self._of.path}: this growth should preserve the function and moves a logit by {moved[0]:.2g} "
+                f"{self.path}: this growth should preserve the function and moves a logit by {moved[0]:.2g} "
                 f"in float64, by {moved[1]:.2g} in {in_training['dtype']}; please report it"
             )
 
@@ -112,9 +106,8 @@ class GrowthCertification(Certification):
             self._compared.wait()
 
     def _write(self) -> CertificateRecord:
-        of = self._of
-        assert of.digest is not None and self._compared is not None, "the first rank's"
-        measured = of.digest.result(), self._compared.result(), self._in_training
-        certificate = certify(of.growth.plan, str(of.source.directory), *measured, remarks=of.remarks)
-        write_json(of.path, certificate)
+        assert self.digest is not None and self._compared is not None, "the first rank's"
+        measured = self.digest.result(), self._compared.result(), self._in_training
+        certificate = certify(self.growth.plan, str(self.source.directory), *measured, remarks=self.remarks)
+        write_json(self.path, certificate)
         return cast(CertificateRecord, certificate)

@@ -55,6 +55,12 @@ class RecordedSettings:
     data: DataRecord | None
     checkpoint: bool = False
 
+    @classmethod
+    def of(cls, record: RunRecord, path: str) -> "RecordedSettings":
+        """Read what a checkpoint in `path` says, which is all of it; raises UserError where its recipe is not valid."""
+        recipe = validate(Recipe, record["recipe"], path)
+        return cls(path, path, recipe, record["ds_config"], record["data"], checkpoint=True)
+
     @property
     def id(self) -> str | None:
         """The run's id; runs of older versions have none."""
@@ -152,21 +158,6 @@ class RecordedSettings:
             f"({self.data.get('draws', 'an older one')}; now {DRAWS}): growth that is still to come ({', '.join(ahead)}) is "
             "what another seed would make, and not what that version would have made"
         ]
-
-
-@dataclass(frozen=True, slots=True)
-class CheckpointSettings(RecordedSettings):
-    """What a checkpoint says, which is all of it."""
-
-    recipe: Recipe
-    ds_config: DsConfigRecord
-    data: DataRecord
-    checkpoint: bool = True
-
-    @classmethod
-    def of(cls, record: RunRecord, path: str) -> "CheckpointSettings":
-        """Read what a checkpoint in `path` says; raises UserError where its recipe is not valid."""
-        return cls(path, path, validate(Recipe, record["recipe"], path), record["ds_config"], record["data"])
 
 
 def recorded_lengths(recipe: Recipe) -> dict[str, list[str | float] | None]:

@@ -28,7 +28,7 @@ from pipeline.runs.records import (
     read_record,
 )
 from pipeline.training.directory.checkpoints import TrainState
-from pipeline.training.directory.recorded_settings import CheckpointSettings, RecordedSettings, recorded_lengths
+from pipeline.training.directory.recorded_settings import RecordedSettings, recorded_lengths
 
 logger = logging.getLogger(__name__)
 
@@ -76,25 +76,26 @@ class RunDirectory(RunPaths):
             self._check_empty()
             self._free = True
             return []
-        made = (
-            None if saved is None or saved.run is None else CheckpointSettings.of(saved.run, str(self.checkpoints / saved.tag))
-        )
         own, remarks = self._own(saved)
-        if made is not None and None not in (own.id, made.id) and own.id != made.id:
-            raise UserError(
-                f"{made.origin}: belongs to another run than {self.path} (run id {made.id}, started in {made.recipe.run_dir}, "
-                f"and not {own.id}); move it away, or start from it in another run_dir, by source.path={made.origin}"
-            )
-        for settings in (own,) if made is None else (own, made):
-            settings.check(recipe, ds_config, saved)
-        known = own if made is None else own.completed(made)
-        remarks += [*known.rounding(recipe, ds_config), *known.drawing(recipe, saved)]
-        self._recorded, self._id = known.data, known.id
-        if saved is not None and saved.run is None:
+        known, recorded = own, [own]
+        if saved is not None and saved.run is not None:
+            made = RecordedSettings.of(saved.run, str(self.checkpoints / saved.tag))
+            if None not in (own.id, made.id) and own.id != made.id:
+                raise UserError(
+                    f"{made.origin}: belongs to another run than {self.path} (run id {made.id}, started in "
+                    f"{saved.run['recipe']['run_dir']}, and not {own.id}); move it away, or start from it in another run_dir, "
+                    f"by source.path={made.origin}"
+                )
+            known, recorded = own.completed(made), [own, made]
+        elif saved is not None:
             remarks.append(
                 f"{self.checkpoints / saved.tag}: made by an older version, which did not write whose a checkpoint is; it is "
                 "taken for this run's own"
             )
+        for settings in recorded:
+            settings.check(recipe, ds_config, saved)
+        remarks += [*known.rounding(recipe, ds_config), *known.drawing(recipe, saved)]
+        self._recorded, self._id = known.data, known.id
         self._check_records()
         return remarks
 

@@ -12,7 +12,7 @@ from pipeline.training import distributed
 from pipeline.training.loop.evaluate import HeldOut
 from pipeline.training.monitoring.monitors import Monitors
 from pipeline.training.monitoring.progress import Progress
-from pipeline.training.monitoring.utilization import Speed, Utilization
+from pipeline.training.monitoring.utilization import Device, Speed
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class Records:
     evaluations: JsonLines[EvaluationRecord]
     scores: JsonLines[ScoreRecord]
     progress: Progress
-    utilization: Utilization
+    device: Device
     monitors: Monitors
     """Those of rank 0; on the others there are none."""
 

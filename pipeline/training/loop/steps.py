@@ -221,7 +221,7 @@ class Steps:
         seconds = self._judged_at - began
         self._context.state.seconds += seconds
         records, (stage, _) = self._context.records, step.kind
-        speed = records.utilization.speed(step.flops.model_total, step.tokens, seconds)
+        speed = records.device.speed(step.flops.model_total, step.tokens, seconds)
         # Without ZeRO, in fp32, DeepSpeed has none.
         normed = self._model.engine.get_global_grad_norm() is not None
         measured = {"loss": loss, "grad_norm": norm if normed else None, "seconds": seconds, "mfu": speed.mfu}

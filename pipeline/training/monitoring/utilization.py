@@ -4,7 +4,7 @@ import resource
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from deepspeed.accelerator import get_accelerator
@@ -42,6 +42,8 @@ class Device:
     name: str
     dtype: torch.dtype
     peak: Peak
+    ranks: int = 1
+    """Those that take a step together."""
 
     @classmethod
     def here(cls, dtype: torch.dtype, given_tflops: float | None) -> "Device":
@@ -49,6 +51,20 @@ class Device:
         device = distributed.device()
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"this {device.type.upper()}"
         return cls(name, dtype, find_peak(device, dtype, given_tflops))
+
+    @classmethod
+    def of_all_ranks(cls, dtype: torch.dtype, given_tflops: float | None) -> "Device":
+        """That of this run's ranks; a collective call, so that ranks which share a CPU measure at the same time."""
+        ranks = distributed.world_size()
+        torch.distributed.barrier()
+        here = cls.here(dtype, given_tflops)
+        (together,) = distributed.total(here.peak.flops_per_second)
+        return replace(here, peak=Peak(together / ranks, here.peak.origin), ranks=ranks)
+
+    def speed(self, model_flops: int, tokens: int, seconds: float) -> Speed:
+        """Return what `tokens` and `model_flops` in `seconds` come to."""
+        mfu = self.peak.utilization(model_flops, seconds, self.ranks)
+        return Speed(tokens / seconds, model_flops / seconds / TERA, mfu)
 
     @property
     def words(self) -> str:
@@ -60,28 +76,6 @@ class Device:
         }[self.peak.origin]
         dtype = str(self.dtype).removeprefix("torch.")
         return f"{tera(self.peak.flops_per_second / TERA)} TFLOP/s a rank in {dtype}, by {origin}"
-
-
-class Utilization:
-    """Speeds of steps that all ranks take together."""
-
-    def __init__(self, device: Device, ranks: int) -> None:
-        self.device = device
-        self._ranks = ranks
-
-    @classmethod
-    def measured(cls, dtype: torch.dtype, given_tflops: float | None) -> "Utilization":
-        """That of this run's ranks; a collective call, so that ranks which share a CPU measure at the same time."""
-        ranks = distributed.world_size()
-        torch.distributed.barrier()
-        here = Device.here(dtype, given_tflops)
-        (together,) = distributed.total(here.peak.flops_per_second)
-        return cls(Device(here.name, dtype, Peak(together / ranks, here.peak.origin)), ranks)
-
-    def speed(self, model_flops: int, tokens: int, seconds: float) -> Speed:
-        """Return what `tokens` and `model_flops` in `seconds` come to."""
-        mfu = self.device.peak.utilization(model_flops, seconds, self._ranks)
-        return Speed(tokens / seconds, model_flops / seconds / TERA, mfu)
 
 
 def speeds(records: Iterable[StepRecord]) -> dict[str, dict[str, float]]:

@@ -50,6 +50,8 @@ logger = logging.getLogger(__name__)
 class Planned:
     """What a run will do, as far as it is known."""
 
+    recipe: Recipe
+    """As it was given."""
     given: Source | None
     """The source, where it came trained."""
     source: PretrainedConfig
@@ -142,6 +144,7 @@ class _Request:
         growths = annealed(growths, training_plan, self.directory, self.saved)
         warn_of_rates(training_plan, growths)
         return PlannedOnText(
+            recipe=self.recipe,
             given=given,
             source=source,
             growths=growths,
@@ -217,13 +220,13 @@ def preview_run(
             return request.over(data, given)
     vocabulary, eos_id = vocabulary_size(recipe, given)
     source = source_config(recipe, given, vocabulary, eos_id)
-    recipe, growths, configs = plan_models(recipe, source, given)
+    named, growths, configs = plan_models(recipe, source, given)
     windows = None if corpus_tokens is None else lambda mix: max(1, corpus_tokens // mix.sequence_length)
-    training_plan = plan_training(recipe, configs, windows or (lambda mix: 0), ds_config, world_size)
+    training_plan = plan_training(named, configs, windows or (lambda mix: 0), ds_config, world_size)
     if windows is not None or all(plan.stage.epochs is None for plan in training_plan.stages):
         growths = annealed(growths, training_plan, directory, saved)
         warn_of_rates(training_plan, growths)
-    return Planned(given=given, source=source, growths=growths, training_plan=training_plan, windows=windows)
+    return Planned(recipe=recipe, given=given, source=source, growths=growths, training_plan=training_plan, windows=windows)
 
 
 def prepared_text(recipe: Recipe) -> PreparedData | None:

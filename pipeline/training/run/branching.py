@@ -2,12 +2,12 @@
 
 import logging
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
+from pipeline.common.config import validate
 from pipeline.common.errors import UserError
 from pipeline.common.files import write_json
 from pipeline.common.logs import without_messages
@@ -15,11 +15,11 @@ from pipeline.recipe import GROWN_STAGE, UNITS, Recipe
 from pipeline.runs import JsonLines, RunPaths
 from pipeline.runs.records import DsConfigRecord, EvaluationRecord, RunRecord, ScoreRecord, StepRecord
 from pipeline.training.directory.checkpoints import Checkpoints, TrainState
-from pipeline.training.directory.recorded_settings import CheckpointSettings, differing, differing_whole
+from pipeline.training.directory.recorded_settings import RecordedSettings, differing, differing_whole
 from pipeline.training.directory.run_directory import RunDirectory
 from pipeline.training.ds_config import same_run
 from pipeline.training.monitoring.monitors import without_monitors
-from pipeline.training.plan.training_plan import StagePlan, TrainingPlan
+from pipeline.training.plan.training_plan import StagePlan
 from pipeline.training.preparation.preparation import Planned, PlannedOnText, preview_run
 
 logger = logging.getLogger(__name__)
@@ -28,20 +28,7 @@ _BY_RATE = ("schedule", "warmup_steps")
 """Keys of a stage that change a step by its learning rate alone, which is compared itself."""
 
 
-@dataclass(frozen=True)
-class Course:
-    """What a run does, step by step."""
-
-    recipe: Recipe
-    planned: Planned
-
-    @property
-    def training_plan(self) -> TrainingPlan:
-        """Its stages, with their steps."""
-        return self.planned.training_plan
-
-
-def common_steps(one: Course, other: Course) -> tuple[int, str]:
+def common_steps(one: Planned, other: Planned) -> tuple[int, str]:
     """Return how many steps two runs have in common from the first on, and the key in which they then differ.
 
     Of runs that do not differ: the steps of the shorter one. The text that steps read is not compared.
@@ -60,7 +47,7 @@ def common_steps(one: Course, other: Course) -> tuple[int, str]:
         if key is not None:
             return steps, f"stages.{mine.stage.name}.{key}"
         end = min(mine.end, its.end)
-        rates = (course.training_plan.rate_factors[mine.begin : end] for course in (one, other))
+        rates = (run.training_plan.rate_factors[mine.begin : end] for run in (one, other))
         (unlike,) = np.nonzero(np.not_equal(*rates))
         if unlike.size:
             return mine.begin + int(unlike[0]), one.training_plan.scheduled(mine)[0]
@@ -70,7 +57,7 @@ def common_steps(one: Course, other: Course) -> tuple[int, str]:
     return steps, "stages"
 
 
-def _differing_growth(one: Course, other: Course, number: int) -> str | None:
+def _differing_growth(one: Planned, other: Planned, number: int) -> str | None:
     """The key in which the growth with a number, from 1 on, differs."""
     phases = one.recipe.grown_phases, other.recipe.grown_phases
     if number > min(map(len, phases)):
@@ -82,7 +69,7 @@ def _differing_growth(one: Course, other: Course, number: int) -> str | None:
     for key in differing(mine.target.model_dump(mode="json"), its.target.model_dump(mode="json")):
         return f"{where[0]}.{key}"
     # As `auto` came out: norms may be annealed over as many steps as their model is trained for.
-    grown = (each.planned.growths[number - 1].plan.growth.model_dump(mode="json") for each in (one, other))
+    grown = (each.growths[number - 1].plan.growth.model_dump(mode="json") for each in (one, other))
     for key in differing(*grown):
         return f"{where[1]}.{key}"
     return None
@@ -106,17 +93,18 @@ def branch_off(origin: Path, recipe: Recipe, ds_config: dict[str, Any], director
     newest = checkpoints.newest() if its.checkpoints.is_dir() else None
     if newest is None or newest.run is None:
         raise UserError(f"--branch_from: {origin}: no run directory with a checkpoint; name one that launch/pretrain.py wrote")
-    made = CheckpointSettings.of(newest.run, str(origin))
-    for key in differing(same_run(made.ds_config), same_run(ds_config)):
+    made = newest.run
+    its_recipe = validate(Recipe, made["recipe"], str(origin))
+    for key in differing(same_run(made["ds_config"]), same_run(ds_config)):
         raise UserError(
             f"--branch_from: {origin}: was trained with another {key} in the DeepSpeed configuration; leave --branch_from out"
         )
     with without_messages():
         mine, other = (
-            Course(one, preview_run(one, ds_config, place, world_size, None, saved))
-            for one, place, saved in ((recipe, directory, None), (made.recipe, RunDirectory(origin), newest))
+            preview_run(one, ds_config, place, world_size, None, saved)
+            for one, place, saved in ((recipe, directory, None), (its_recipe, RunDirectory(origin), newest))
         )
-    if not isinstance(mine.planned, PlannedOnText) or mine.planned.data.manifest.fingerprint != made.data["fingerprint"]:
+    if not isinstance(mine, PlannedOnText) or mine.data.manifest.fingerprint != made["data"]["fingerprint"]:
         raise UserError(
             f"--branch_from: {origin}: was trained on other text than the recipe's, or on shards that are elsewhere; name "
             "its shards as data.shards"
@@ -133,26 +121,19 @@ def branch_off(origin: Path, recipe: Recipe, ds_config: dict[str, Any], director
             f"--branch_from: {origin}: its guard went back {saved.rewinds} times and left text out, so that its steps are not "
             "those of this run; name a run that did not go back, or leave --branch_from out"
         )
-    for remark in made.rounding(recipe, ds_config):
+    for remark in RecordedSettings.of(made, str(origin)).rounding(recipe, ds_config):
         logger.info(remark)
-    _adopt(
-        its, its.checkpoints / saved.tag, saved, saved.run or newest.run, course=mine, ds_config=ds_config, directory=directory
-    )
+    _adopt(its, saved, saved.run or made, recipe, ds_config, directory)
     logger.info(f"{origin}: its first {saved.step:,} steps are those of this run, which continues from them")
 
 
 def _adopt(
-    its: RunPaths,
-    checkpoint: Path,
-    saved: TrainState,
-    made: RunRecord,
-    course: Course,
-    ds_config: dict[str, Any],
-    directory: RunDirectory,
+    its: RunPaths, saved: TrainState, made: RunRecord, recipe: Recipe, ds_config: dict[str, Any], directory: RunDirectory
 ) -> None:
+    """Make a directory that of a run with `recipe` which has come by itself to the checkpoint `saved` of another."""
     # Without a checkpoint, which comes last, all of this is done again.
-    data = directory.claim(course.recipe, ds_config, made["data"])
-    phases = [phase for phase in course.recipe.phases if phase.number <= saved.phase]
+    data = directory.claim(recipe, ds_config, made["data"])
+    phases = [phase for phase in recipe.phases if phase.number <= saved.phase]
     stages = {GROWN_STAGE, *(phase.name for phase in phases), *(stage.name for phase in phases for stage in phase.stages)}
     records = (
         (its.metrics, directory.metrics, StepRecord),
@@ -175,7 +156,7 @@ def _adopt(
         shutil.copytree(its.source_model, directory.source_model, dirs_exist_ok=True)
     run: RunRecord = {
         **made,
-        "recipe": course.recipe.model_dump(mode="json"),
+        "recipe": recipe.model_dump(mode="json"),
         "ds_config": cast(DsConfigRecord, without_monitors(ds_config)),
         "data": data,
         "certificates": certificates,
@@ -183,4 +164,4 @@ def _adopt(
     # Nothing of what that run lost is this run's.
     as_own = saved.copy(run=run)
     as_own.ledger.wasted = 0
-    Checkpoints(directory.checkpoints, course.recipe.checkpointing).adopt(checkpoint, as_own)
+    Checkpoints(directory.checkpoints, recipe.checkpointing).adopt(its.checkpoints / saved.tag, as_own)

@@ -4,14 +4,23 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
 
+import torch
+
+from data_prep.tokenizers.loading import Tokenizer
+from pipeline.common.files import whole_directory
+from pipeline.common.progress import Meter
 from pipeline.families import graph_of
+from pipeline.flops.ledger import Ledger, write_ledger
+from pipeline.growth.generation import write_generation_config
+from pipeline.growth.huggingface_sink import write_huggingface
 from pipeline.growth.integrity import digests_of
+from pipeline.growth.probe import elements
 from pipeline.growth.state import Source
+from pipeline.growth.tokenizer_length import write_tokenizer_length
 from pipeline.report.card import CARD, known_of_run, model_card
 from pipeline.runs.records import FileRecord, LedgerRecord, SpeedRecord, SummaryRecord
 from pipeline.runs.steps import missing_steps
 from pipeline.training import distributed
-from pipeline.training.directory.export import export
 from pipeline.training.directory.recorded_settings import recorded_lengths
 from pipeline.training.loop.context import LoopContext
 from pipeline.training.monitoring.utilization import peak_memory, speeds
@@ -33,6 +42,22 @@ def export_model(run: RunContext, loop: LoopContext, source: Source, directory: 
             export(source, directory, run.prepared.data.tokenizer, ledger, card)
 
     loop.watchdog.on_first_rank(work)
+
+
+def export(source: Source, directory: Path, tokenizer: Tokenizer, ledger: Ledger, card: str) -> None:
+    """Write a model, its tokenizer, its card and the FLOPs that it cost into `directory`, which appears whole; one rank's work.
+
+    Raises UserError where the disk is full.
+    """
+    with whole_directory(directory) as partial:
+        size = elements(source.state) * torch.float32.itemsize
+        with Meter(f"{directory}: writing", size) as meter:
+            write_huggingface(partial, source.config, source.state, torch.float32, progress=meter.advance)
+        tokenizer.write(partial)
+        write_tokenizer_length(partial, source.config)
+        write_generation_config(partial, source.config, partial)
+        write_ledger(partial, ledger)
+        (partial / CARD).write_text(card, encoding="utf-8")
 
 
 def summarize(run: RunContext, loop: LoopContext, final: float) -> SummaryRecord:
@@ -63,7 +88,7 @@ def summarize(run: RunContext, loop: LoopContext, final: float) -> SummaryRecord
         "tokens_per_second": state.tokens / state.seconds,
         "speeds": cast(dict[str, SpeedRecord], speeds(steps)),
         "missing_steps": [list(gap) for gap in missing_steps(steps, state.step)],
-        "peak": loop.records.utilization.device.words,
+        "peak": loop.records.device.words,
         "peak_memory": peaks,
         "paths": {
             "model": str(directory.model),

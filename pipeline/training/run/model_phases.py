@@ -21,7 +21,7 @@ from pipeline.growth.state import OptimizerState, Source, State
 from pipeline.growth.weighted_norms import WeightedNorms
 from pipeline.recipe import ModelPhase
 from pipeline.training import distributed
-from pipeline.training.certifying.certifying import Certifying
+from pipeline.training.certifying.certifying import GrowthCertification, measured_before_training
 from pipeline.training.certifying.measure import Text
 from pipeline.training.directory.checkpoints import TrainState
 from pipeline.training.directory.recorded_settings import check_model
@@ -105,7 +105,8 @@ def _begun(
     kept = begin_optimizer(growth.plan, source.optimizer)
     model = _build(run, phase.number, growth.plan.grow(source.state), kept)
     loop.watchdog.on_first_rank(lambda: None if digest is None else digest.result())
-    certifying = Certifying(
+    text = Text(loop.mixes.heldout, run.recipe.evaluation.windows, model.engine.train_micro_batch_size_per_gpu())
+    return model, GrowthCertification(
         path=run.directory.certificate(phase.number),
         growth=growth,
         source=source,
@@ -113,9 +114,8 @@ def _begun(
         remarks=run.source_remarks if phase.number == 1 else (),
         watchdog=loop.watchdog,
         certified=partial(run.certified, phase.number),
+        measure=measured_before_training(growth, source, model, text, run.dtype, loop.records, loop.state.step),
     )
-    text = Text(loop.mixes.heldout, run.recipe.evaluation.windows, model.engine.train_micro_batch_size_per_gpu())
-    return model, certifying.after_measuring(model, text, run.dtype, loop.records, loop.state.step)
 
 
 def _with_gates(run: RunContext, loop: LoopContext, growth: Growth, source: Source) -> Growth:

@@ -58,7 +58,11 @@ class Run:
         """Return the run's summary, after doing what is left of the run."""
         recipe, directory = self._recipe, self._directory
         distributed.on_every_rank(directory.check_shared)
-        saved = resume.newest_checkpoint(self._checkpoints, self._branch_off)
+        saved, origin = self._checkpoints.newest_whole(), self._branch_from
+        if saved is None and origin is not None:
+            ranks = distributed.world_size()
+            distributed.on_first_rank(lambda: branch_off(origin, recipe, self._ds_config, directory, ranks))
+            saved = self._checkpoints.newest_whole()
         remarks = distributed.on_first_rank(lambda: directory.check(recipe, self._ds_config, saved))
         done = distributed.on_first_rank(lambda: resume.finished(directory, recipe, saved))
         if done is not None and resume.is_whole(directory, done, saved):
@@ -71,10 +75,6 @@ class Run:
             summary = self._carry_out(run, saved)
         distributed.on_first_rank(lambda: write_json(directory.summary, summary))
         return summary
-
-    def _branch_off(self) -> None:
-        if self._branch_from is not None:
-            branch_off(self._branch_from, self._recipe, self._ds_config, self._directory, distributed.world_size())
 
     def _carry_out(self, run: RunContext, saved: TrainState | None) -> SummaryRecord:
         """Do what is left, going back where the guard says so; return the summary."""

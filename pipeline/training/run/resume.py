@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from pipeline.training.loop.records import Records
 from pipeline.training.loop.steps import RewindError
 from pipeline.training.monitoring.monitors import Monitors
 from pipeline.training.monitoring.progress import Progress
-from pipeline.training.monitoring.utilization import Utilization
+from pipeline.training.monitoring.utilization import Device
 from pipeline.training.plan.workload import Workload
 from pipeline.training.preparation.preparation import Preparation, prepare_run
 from pipeline.training.run.context import RunContext
@@ -54,15 +53,6 @@ def hold(directory: RunDirectory, stack: ExitStack) -> None:
                 logger.info(f"waiting up to {_DYING_SECONDS} s for what is left of this job's last attempt: {error}")
             waiting = True
             time.sleep(_POLL_SECONDS)
-
-
-def newest_checkpoint(checkpoints: Checkpoints, branch_off: Callable[[], None]) -> TrainState | None:
-    """Return the newest whole checkpoint; `branch_off` may make one, on one rank, where there is none; a collective call."""
-    saved = checkpoints.newest_whole()
-    if saved is None:
-        distributed.on_first_rank(branch_off)
-        saved = checkpoints.newest_whole()
-    return saved
 
 
 def finished(directory: RunDirectory, recipe: Recipe, saved: TrainState | None) -> SummaryRecord | None:
@@ -178,7 +168,7 @@ def open_records(run: RunContext, state: TrainState) -> Records:
         JsonLines(directory.evaluations, EvaluationRecord),
         JsonLines(directory.scores, ScoreRecord),
         Progress(Workload(run.recipe, prepared.training_plan, prepared.config), step, shown=distributed.rank() == 0),
-        Utilization.measured(run.dtype, run.recipe.flops.peak_tflops),
+        Device.of_all_ranks(run.dtype, run.recipe.flops.peak_tflops),
         Monitors.opened(run.ds_config, directory.path, step),
     )
     state.ledger.wasted, gaps = distributed.on_first_rank(lambda: cut_back(directory, step))

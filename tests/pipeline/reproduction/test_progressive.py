@@ -11,7 +11,7 @@ from pipeline.recipe import GrowStage
 from pipeline.reproduction.lengths import flops_by_stage, planned
 from pipeline.reproduction.suite import load_suite
 from pipeline.reproduction.tasks import Tasks
-from pipeline.training.run.branching import Course, common_steps
+from pipeline.training.run.branching import common_steps
 from tests.end_to_end.conftest import ROOT
 
 DS_CONFIG = ROOT / "ds_configs" / "zero0.json"
@@ -157,7 +157,7 @@ def test_first_steps_that_runs_have_in_common_are_runs_from_whose_ends_they_go_o
     assert [sum(steps(trunk)) for trunk in trunks] == sorted(sum(steps(trunk)) for trunk in trunks)
     for task in [*sharing, *trunks]:
         if task.trunk is not None:
-            courses = [Course(one.recipe, planned(one.recipe, DS_CONFIG)) for one in (task.trunk, task)]
+            courses = [planned(one.recipe, DS_CONFIG) for one in (task.trunk, task)]
             assert common_steps(*courses)[0] == sum(steps(task.trunk))
     assert all(sum(steps(task)) - sum(steps(task.trunk)) > 0 for task in sharing if task.trunk)
     depths = [(sum(steps(trunk)), sum(steps(trunk.trunk))) for trunk in trunks if trunk.trunk is not None]

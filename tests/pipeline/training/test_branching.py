@@ -6,8 +6,8 @@ import pytest
 
 from pipeline.recipe import load_recipe
 from pipeline.training.directory.run_directory import RunDirectory
-from pipeline.training.preparation.preparation import preview_run
-from pipeline.training.run.branching import Course, common_steps
+from pipeline.training.preparation.preparation import Planned, preview_run
+from pipeline.training.run.branching import common_steps
 from tests.end_to_end.conftest import ROOT
 
 WSD = "schedule={name: wsd, warmup_steps: 10, decay_ratio: 0.2, final_ratio: 0.07, span: run}"
@@ -17,17 +17,16 @@ def stages(six: str = "steps: 70", grow: str = "num_hidden_layers: 12", growth: 
     return f"stages=[{{name: six, {six}}}, {{name: to-12, grow: {{{grow}}}{growth}}}, {{name: twelve, {twelve}}}]"
 
 
-def course(*overrides: str) -> Course:
+def course(*overrides: str) -> Planned:
     """StackBERT's: 3 layers for 50 steps, 6 for 70, 12 for 280, with a WSD schedule over all of them."""
     own = ["run_dir=no/where", WSD, stages(), *overrides]
     recipe = load_recipe(ROOT / "launch" / "recipes" / "stackbert.yaml", own)
     batch = {"train_batch_size": recipe.train_batch_size, "train_micro_batch_size_per_gpu": 8}
-    planned = preview_run(recipe, batch, RunDirectory(Path(recipe.run_dir)), 1, 10**6)
-    return Course(recipe, planned)
+    return preview_run(recipe, batch, RunDirectory(Path(recipe.run_dir)), 1, 10**6)
 
 
 @pytest.fixture(scope="module")
-def whole() -> Course:
+def whole() -> Planned:
     return course()
 
 

@@ -12,7 +12,7 @@ from pipeline.common.heartbeat import beat, watched_by
 from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.state import Source
 from pipeline.training.certifying import certifying
-from pipeline.training.certifying.certifying import Certifying, GrowthCertification
+from pipeline.training.certifying.certifying import GrowthCertification
 from pipeline.training.monitoring import watchdog
 from pipeline.training.monitoring.watchdog import Watchdog
 
@@ -32,7 +32,7 @@ def made(monkeypatch, tmp_path):
 
     monkeypatch.setattr(certifying, "compare", compare)
     monkeypatch.setattr(certifying, "certify", lambda *_, **__: {"measured_agrees": True})
-    of = Certifying(
+    certification = GrowthCertification(
         path=tmp_path / "certificate.json",
         growth=SimpleNamespace(plan=None, target=None),
         source=Source(Path("source"), None, None, {"a": MappedTensor(torch.zeros(1))}),
@@ -40,8 +40,9 @@ def made(monkeypatch, tmp_path):
         remarks=(),
         watchdog=SimpleNamespace(on_first_rank=lambda work: work()),
         certified=lambda _: None,
+        measure=lambda: {"dtype": "float32"},
     )
-    return GrowthCertification(of, lambda: {"dtype": "float32"}), reads
+    return certification, reads
 
 
 def test_a_comparison_beside_the_steps_does_not_pass_for_steps(made):

@@ -21,7 +21,7 @@ from pipeline.training.directory.checkpoints import TrainState
 from pipeline.training.directory.run_directory import RunDirectory
 from pipeline.training.footprint import memory_by_stage, parameters_by_kind
 from pipeline.training.monitoring.utilization import Device
-from pipeline.training.preparation.preparation import preview_run
+from pipeline.training.preparation.preparation import Planned, preview_run
 from pipeline.training.run.dry_run import DryRun
 from pipeline.training.run.dry_run_page import notes, page_of
 from tests.families import DENSE
@@ -29,6 +29,13 @@ from tests.pipeline.growth import check
 from tests.shards import write_prepared
 
 QUICKSTART = Path(__file__).parents[3] / "launch" / "recipes" / "quickstart.yaml"
+
+
+def previewed(directory: Path, *overrides: str, tokens: int | None = 100_000, saved: TrainState | None = None) -> Planned:
+    """What the quickstart with these overrides would be as a run in `directory`."""
+    recipe = load_recipe(QUICKSTART, list(overrides))
+    ds_config = {"train_batch_size": recipe.train_batch_size, "train_micro_batch_size_per_gpu": 8}
+    return preview_run(recipe, ds_config, RunDirectory(directory), 1, tokens, saved)
 
 
 def described(family: str, *, tied: bool = True):
@@ -107,9 +114,7 @@ def test_a_long_warmup_is_told_before_the_run(tmp_path, prepared, messages):
 
     def said(*overrides: str) -> list[str]:
         messages.clear()
-        recipe = load_recipe(QUICKSTART, [*of_shards, *overrides])
-        ds_config = {"train_batch_size": recipe.train_batch_size, "train_micro_batch_size_per_gpu": 8}
-        preview_run(recipe, ds_config, RunDirectory(tmp_path / "run"), 1, None if prepared else 100_000)
+        previewed(tmp_path / "run", *of_shards, *overrides, tokens=None if prepared else 100_000)
         return messages
 
     assert said() == []
@@ -123,10 +128,7 @@ def test_only_the_layers_that_a_growth_added_learn_where_a_stage_says_so(tmp_pat
     stages = (
         "stages=[{name: new, trainable: [added], steps: 3}, {name: all, steps: 3, groups: [{parameters: [added], lr: 1.0e-3}]}]"
     )
-    recipe = load_recipe(QUICKSTART, [growth, stages])
-    ds_config = {"train_batch_size": recipe.train_batch_size, "train_micro_batch_size_per_gpu": 8}
-    planned = preview_run(recipe, ds_config, RunDirectory(tmp_path / "run"), 1, 100_000)
-    first, second = (plan for plan in planned.training_plan.stages if plan.phase == 1)
+    first, second = previewed(tmp_path / "run", growth, stages).training_plan.of_phase(1)
     active = first.active_layers(first.begin)
     assert active.layers == {2, 5} and not active.embeddings and not active.head
     assert second.stage.groups[0].parameters == ["layers.2", "layers.5"]
@@ -135,18 +137,12 @@ def test_only_the_layers_that_a_growth_added_learn_where_a_stage_says_so(tmp_pat
 def test_a_dry_run_of_a_mixture_tells_what_a_token_meets_and_what_all_experts_came_to(tmp_path):
     sizes = "hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, intermediate_size: 64, vocab_size: 4096"
     source = f"source.model={{family: mixtral, {sizes}, num_experts: 8, num_experts_per_tok: 2}}"
-    run, weights = f"run_dir={tmp_path / 'run'}", "router={router_z_loss_coef: 0.1}"
-    changes = [
-        source,
-        "target={num_hidden_layers: 3}",
-        "flops.peak_tflops=1",
-        "growth={}",
-        "stages=[{name: all, steps: 2}]",
-        run,
-    ]
+    changes = [source, "target={num_hidden_layers: 3}", "growth={}", "stages=[{name: all, steps: 2}]", "flops.peak_tflops=1"]
+    changes += [f"run_dir={tmp_path / 'run'}"]
     ds_config = {"train_batch_size": 32, "train_micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": 4}
     told, lost = (
-        DryRun.of(load_recipe(QUICKSTART, given), ds_config, 1, 0.5, 100_000) for given in (changes, [*changes, weights])
+        DryRun.of(load_recipe(QUICKSTART, given), ds_config, 1, 0.5, 100_000)
+        for given in (changes, [*changes, "router={router_z_loss_coef: 0.1}"])
     )
     page, config = page_of(told), told.planned.config(1)
     assert f"  active      {graph_of(config).active_parameters:,}: a token goes through 2 of 8 experts a layer" in page
@@ -226,10 +222,8 @@ BERT_WIDER = [
 
 def anneal_steps(tmp_path, growth: str, *, steps: int, saved: TrainState | None = None) -> tuple[int, list[str]]:
     """The steps over which norms become stock in a run of so many, and what is told of the growth."""
-    recipe = load_recipe(QUICKSTART, [*BERT_WIDER, f"growth={growth}", f"stages=[{{name: full, steps: {steps}}}]"])
-    ds_config = {"train_batch_size": 32, "train_micro_batch_size_per_gpu": 8}
-    planned = preview_run(recipe, ds_config, RunDirectory(tmp_path / "run"), 1, 100_000, saved)
-    plan = planned.growths[0].plan
+    changes = [*BERT_WIDER, f"growth={growth}", f"stages=[{{name: full, steps: {steps}}}]"]
+    plan = previewed(tmp_path / "run", *changes, saved=saved).growths[0].plan
     assert plan.growth.norm_statistics == "weighted"
     return plan.growth.norm_anneal_steps, plan.choices
 
@@ -282,9 +276,8 @@ def test_all_of_a_source_is_looked_at_whatever_the_rank(name, tmp_path, monkeypa
         (tag / file).write_bytes(b"as written")
     seal(tag)
     (tag / name).write_bytes(b"AS WRITTEN")
-    recipe = load_recipe(QUICKSTART, ["source.model=null", "source.steps=null", f"source.path={tag}"])
     with pytest.raises(UserError, match=f"{name}: its bytes are not those that were written"):
-        preview_run(recipe, {}, RunDirectory(tmp_path / "run"), 1, 1000)
+        previewed(tmp_path / "run", "source.model=null", "source.steps=null", f"source.path={tag}")
 
 
 def test_a_checkpoint_without_a_configuration_takes_that_of_source_config(tmp_path, tiny_model):
@@ -297,9 +290,7 @@ def test_a_checkpoint_without_a_configuration_takes_that_of_source_config(tmp_pa
 
     def planned(*overrides: str):
         path = [f"source.path={tmp_path / 'checkpoint'}", "source.model=null", "source.steps=null"]
-        recipe = load_recipe(QUICKSTART, [*path, "target.hidden_size=64", "data.sequence_length=8", *overrides])
-        ds_config = {"train_batch_size": recipe.train_batch_size, "train_micro_batch_size_per_gpu": 8}
-        return preview_run(recipe, ds_config, RunDirectory(tmp_path / "run"), 1, 100_000)
+        return previewed(tmp_path / "run", *path, "target.hidden_size=64", "data.sequence_length=8", *overrides)
 
     with pytest.raises(UserError, match=r"add source\.config=DIR"):
         planned("data.tokenizer.vocab_size=50")

@@ -35,18 +35,21 @@ def resolved(tmp_path: Path, **sections: dict) -> dict:
     return load_ds_config(path, load_recipe(QUICKSTART, [f"run_dir={tmp_path / 'run'}"]), 1)
 
 
+def take_step(monitors: Monitors, step: int, **values: float) -> None:
+    record = {"step": step, "loss": 1 / step, "lr": 0.1, "grad_norm": None, "submodel_layers": None, "mfu": 0.25}
+    monitors.step(record | values, Speed(100.0, 2.0, 0.25))
+
+
 def tell_of_routers(config: dict, run_dir: Path) -> bool:
     monitors = Monitors.opened(config, run_dir, 0)
-    record = {"step": 1, "loss": 0.5, "lr": 0.1, "grad_norm": None, "submodel_layers": None, "mfu": None}
-    monitors.step(record | dict.fromkeys(ROUTER_KEYS, 0.25), Speed(100.0, 2.0, 0.25))
+    take_step(monitors, 1, **dict.fromkeys(ROUTER_KEYS, 0.25))
     monitors.close()
     return True
 
 
 def take_steps(monitors: Monitors, steps: range) -> None:
     for step in steps:
-        record = {"step": step, "loss": 1 / step, "lr": 0.1, "grad_norm": None, "submodel_layers": None, "mfu": 0.25}
-        monitors.step(record, Speed(100.0, 2.0, 0.25))
+        take_step(monitors, step)
     monitors.evaluation({"step": steps[-1], "loss": 0.5, "perplexity": 1.6, "accuracy": 0.75})
     monitors.close()
 
@@ -88,8 +91,7 @@ def fill_the_disk_for_a_while(config: dict, run_dir: Path) -> list[str]:
             # Writing past the limit on a file's size fails as on a full disk: here within a header, and within a row.
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit or resource.RLIM_INFINITY, resource.RLIM_INFINITY))
             for step in steps:
-                record = {"step": step, "loss": 0.5, "lr": 0.1, "grad_norm": None, "submodel_layers": None, "mfu": None}
-                monitors.step(record, Speed(100.0, 2.0, 0.25))
+                take_step(monitors, step, loss=0.5)
                 monitors.evaluation({"step": step, "loss": 0.5, "pair_loss": 0.25, "pair_accuracy": 0.125})
         resource.setrlimit(resource.RLIMIT_FSIZE, (20, resource.RLIM_INFINITY))
         monitors.close()

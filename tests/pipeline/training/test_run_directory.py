@@ -131,17 +131,13 @@ def test_a_checkpoint_of_other_sizes_than_the_run_would_now_train_is_refused(cha
     phase = load_recipe(QUICKSTART, ["target={hidden_size: 80, num_hidden_layers: 3}"]).phases[1]
     place = Path("run/checkpoints/step-00000005")
     check_model(SimpleNamespace(config=config, directory=place), config, phase)
+    bert = SimpleNamespace(config=small_model("bert").config, directory=place)
+    with pytest.raises(UserError, match="class BertForMaskedLM where recipe and source now give GPT2LMHeadModel"):
+        check_model(bert, config, phase)
     with pytest.raises(UserError) as refused:
         check_model(SimpleNamespace(config=opened, directory=place), config, phase)
     assert told in str(refused.value) and f"by source.path={place}" in str(refused.value)
     assert ("name in the recipe" in str(refused.value)) == (named is not None) and (named or "") in str(refused.value)
-
-
-def test_a_checkpoint_of_another_kind_of_model_is_refused():
-    config = small_model("gpt2").config
-    opened = SimpleNamespace(config=small_model("bert").config, directory=Path("step-00000005"))
-    with pytest.raises(UserError, match="class BertForMaskedLM where recipe and source now give GPT2LMHeadModel"):
-        check_model(opened, config, load_recipe(QUICKSTART, []).phases[0])
 
 
 @pytest.mark.parametrize("override", CHANGES)
@@ -275,6 +271,16 @@ def test_without_a_checkpoint_only_the_recipe_says_whose_a_directory_is(begun, n
         check(begun, None)
 
 
+def test_a_blend_that_was_prepared_anew_with_other_weights_is_refused(begun):
+    directory = RunDirectory(begun.path)
+    directory.check(load_recipe(QUICKSTART, []), DS_CONFIG, None)
+    directory.check_data(DATA)
+    with pytest.raises(
+        UserError, match=r"the run was started with the weights .*'text': 1\.0.*, and now they are .*'text': 0\.5"
+    ):
+        directory.check_data(DATA | {"weights": {"128": {"text": 0.5, "wiki": 0.5}}})
+
+
 # --- records --------------------------------------------------------------------------------------
 
 
@@ -367,34 +373,35 @@ def test_a_directory_that_is_moved_is_the_same_run(begun, tmp_path):
     assert check(RunDirectory(tmp_path / "moved"), saved, f"run_dir={tmp_path / 'moved'}") == []
 
 
-def test_a_refused_run_leaves_nothing_of_what_it_wrote_before_its_first_step(tmp_path):
+@pytest.fixture
+def claimed(tmp_path):
+    """A run directory as a run has it before its first step."""
     directory = RunDirectory(tmp_path / "run")
     directory.path.mkdir()
     directory.lock.touch()
     directory.check(load_recipe(QUICKSTART, []), DS_CONFIG, None)
     directory.claim(load_recipe(QUICKSTART, []), DS_CONFIG, DATA)
-    for path in (directory.metrics, directory.evaluations, directory.checked):
+    return directory
+
+
+def test_a_refused_run_leaves_nothing_of_what_it_wrote_before_its_first_step(claimed):
+    for path in (claimed.metrics, claimed.evaluations, claimed.checked):
         path.touch()
-    directory.abandon()
-    assert not directory.path.exists()
+    claimed.abandon()
+    assert not claimed.path.exists()
 
 
 @pytest.mark.parametrize(
     "kept",
     ["metrics.jsonl", "eval.jsonl", "lost.jsonl", "certificates/00.json", "checkpoints/step-00000001/x", "tensorboard/x", "x"],
 )
-def test_a_refused_run_leaves_all_where_there_is_more_than_that(tmp_path, kept):
-    directory = RunDirectory(tmp_path / "run")
-    directory.path.mkdir()
-    directory.lock.touch()
-    directory.check(load_recipe(QUICKSTART, []), DS_CONFIG, None)
-    directory.claim(load_recipe(QUICKSTART, []), DS_CONFIG, DATA)
-    path = directory.path / kept
+def test_a_refused_run_leaves_all_where_there_is_more_than_that(claimed, kept):
+    path = claimed.path / kept
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("something")
-    there = sorted(directory.path.rglob("*"))
-    directory.abandon()
-    assert sorted(directory.path.rglob("*")) == there
+    there = sorted(claimed.path.rglob("*"))
+    claimed.abandon()
+    assert sorted(claimed.path.rglob("*")) == there
 
 
 def test_a_run_that_was_begun_before_is_not_removed_when_another_is_refused(begun):

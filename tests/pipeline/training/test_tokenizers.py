@@ -13,8 +13,8 @@ from pipeline.families import FAMILIES, TRAINED
 from pipeline.flops.ledger import Ledger
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.tokenizer_beside import check_beside
-from pipeline.training.directory.export import export
 from pipeline.training.preparation.text import check_source, check_training
+from pipeline.training.run.finish import export
 from tests.data_prep.prose import made_up_texts
 from tests.data_prep.tokenizers.forms import FORMS, TEXTS, write
 from tests.pipeline.growth.check import small_config
