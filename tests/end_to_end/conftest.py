@@ -2,18 +2,21 @@
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from data_prep.manifest import PreparedData
+from pipeline.training import distributed
 from tests.forked import Program
 from tests.ranks import environments, free_port
 from tests.typed import typed
@@ -58,6 +61,12 @@ def _environment(accelerator: str) -> dict[str, str]:
     return environment
 
 
+def run_dir_of(recipe: Path, overrides: Sequence[str]) -> Path:
+    """The directory of a run by its command line."""
+    named = [word.removeprefix("run_dir=") for word in overrides if word.startswith("run_dir=")]
+    return Path(named[0] if named else yaml.safe_load(recipe.read_text(encoding="utf-8"))["run_dir"])
+
+
 class Launched:
     """A run under way; everything it started is killed at the end of the test, however that ends."""
 
@@ -69,6 +78,19 @@ class Launched:
         """Wait for the end."""
         output, error = self.process.communicate(timeout=timeout)
         return Finished(self.process.returncode, output, error, self.run_dir)
+
+    def finish(self, timeout: float = 180) -> Finished:
+        """Wait for the end, which is to be that of a run that went well."""
+        finished = self.wait(timeout)
+        assert finished.status == 0, finished.error
+        return finished
+
+    def refused(self, *words: str) -> Finished:
+        """Wait for the end, which is to be a refusal in one sentence with these words."""
+        finished = self.wait()
+        assert (finished.status, finished.error.count("\n")) == (2, 1), finished.error
+        assert all(some in finished.error for some in words), finished.error
+        return finished
 
     def wait_for_step(self, step: int, timeout: float = 120) -> None:
         """Wait until a step is recorded."""
@@ -103,19 +125,19 @@ class Launcher:
         ds_config: dict = FP32,
         deepspeed: bool = False,
         file_size: int | None = None,
+        script: Path = Path("launch/pretrain.py"),
     ) -> Launched:
-        """Start launch/pretrain.py with a recipe and overrides; 0 ranks means as no launcher would.
+        """Start launch/pretrain.py, or a `script` in its place, with a recipe and overrides; 0 ranks: as no launcher would.
 
         The ranks are forked (tests/forked.py), or are those of DeepSpeed's own launcher. `file_size` bytes fit into a file.
         """
         path = self._directory / f"ds-{len(self._started)}.json"
         path.write_text(json.dumps(ds_config))
-        script = ["launch/pretrain.py", "--ds_config", str(path), "--recipe", str(recipe), *overrides]
-        content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-        run_dir = Path(next((o.split("=", 1)[1] for o in overrides if o.startswith("run_dir=")), content["run_dir"]))
+        words = [str(script), "--ds_config", str(path), "--recipe", str(recipe), *overrides]
+        run_dir = run_dir_of(recipe, overrides)
         if deepspeed:
-            return self.command(["deepspeed", "--num_accelerators", str(ranks), *script], run_dir)
-        return self.script(script, run_dir, ranks, file_size)
+            return self.command(["deepspeed", "--num_accelerators", str(ranks), *words], run_dir)
+        return self.script(words, run_dir, ranks, file_size)
 
     def script(self, words: list[str], run_dir: Path, ranks: int = 0, file_size: int | None = None) -> Launched:
         """Start a Python script, alone or on several ranks."""
@@ -138,6 +160,28 @@ class Launcher:
         """Kill what is still there."""
         for run in self._started:
             run.kill()
+
+
+@pytest.fixture(scope="module")
+def programs() -> Iterator[Callable[[str], Callable[[], int]]]:
+    """Return the entry point of a script of launch/, to be called in this process: a status and no launcher."""
+
+    def main_of(name: str) -> Callable[[], int]:
+        return runpy.run_path(str(ROOT / "launch" / f"{name}.py"))["main"]
+
+    environment = dict(os.environ)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    linear = torch.nn.functional.linear
+    yield main_of
+    # ZeRO-3 puts its own in place, for the process.
+    torch.nn.functional.linear = linear
+    distributed.leave()
+    os.environ.clear()
+    os.environ.update(environment)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    # Of a run that is asked to stop: a test that is interrupted would take it for its own.
+    signal.set_wakeup_fd(-1)
 
 
 @pytest.fixture(scope="session")
@@ -196,6 +240,4 @@ def recipe(prepared, tmp_path) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def undisturbed(launch, prepared, tmp_path_factory) -> Finished:
     """A run of the toy recipe on one rank, undisturbed. Tests that go on in it copy it."""
-    finished = launch(write_recipe(tmp_path_factory.mktemp("undisturbed"), prepared)).wait()
-    assert finished.status == 0, finished.error
-    return finished
+    return launch(write_recipe(tmp_path_factory.mktemp("undisturbed"), prepared)).finish()

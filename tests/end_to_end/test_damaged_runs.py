@@ -1,27 +1,23 @@
 """Every file that a run leaves, damaged in every way, under every command: made again and said, or refused in one sentence."""
 
-import importlib.util
 import itertools
 import json
 import os
 import shutil
-import signal
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from pipeline.common.files import write_json
 from pipeline.evaluation.scores import Score, record
 from pipeline.report.page import warnings
 from pipeline.report.recorded import read_run
 from pipeline.runs import RunPaths
-from pipeline.training import distributed
 from pipeline.training.run.pretraining import Run
-from tests.end_to_end.conftest import FP32, ROOT
+from tests.end_to_end.conftest import FP32
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -141,35 +137,10 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 }
 
 
-def _module(name: str):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "launch" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def programs():
-    """The commands, in this process."""
-    environment = dict(os.environ)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    linear = torch.nn.functional.linear
-    yield {name: _module(name) for name in ("pretrain", "report", "evaluate", "grow")}
-    # ZeRO-3 puts its own in place, for the process.
-    torch.nn.functional.linear = linear
-    distributed.leave()
-    os.environ.clear()
-    os.environ.update(environment)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    signal.set_wakeup_fd(-1)
-
-
 @pytest.fixture(scope="module")
 def finished(undisturbed, tmp_path_factory) -> Path:
     """A finished run that has been through all that leaves a file."""
-    path = tmp_path_factory.mktemp("finished") / "run"
-    shutil.copytree(undisturbed.run_dir, path)
+    path = shutil.copytree(undisturbed.run_dir, tmp_path_factory.mktemp("finished") / "run")
     run = RunPaths(path)
     last = json.loads(run.metrics.read_text().splitlines()[-1])
     run.lost.write_text("".join(json.dumps(last | {"step": last["step"] + number}) + "\n" for number in (1, 2)))
@@ -211,7 +182,7 @@ def started(programs, recipe, summary, monkeypatch, capsys, tmp_path):
         monkeypatch.setattr(sys, "argv", words)
         capsys.readouterr()
         try:
-            status = programs[words[0]].main()
+            status = programs(words[0])()
         except SystemExit as ended:
             status = ended.code
         except BaseException:
@@ -239,8 +210,7 @@ SOME = 4
 def test_a_damaged_file_is_made_again_or_named_in_one_sentence(finished, started, tmp_path, file, cases):
     faults = []
     for number, (damage, command) in enumerate(cases):
-        run = tmp_path / str(number) / "run"
-        shutil.copytree(finished, run)
+        run = shutil.copytree(finished, tmp_path / str(number) / "run")
         (run / file).exists() or (run / file).touch()
         DAMAGES[damage](run / file)
         status, said = started(command, run)
@@ -254,8 +224,7 @@ def test_a_damaged_file_is_made_again_or_named_in_one_sentence(finished, started
 
 
 def test_a_run_that_has_forgotten_its_recipe_goes_on_with_that_of_its_checkpoint_alone(finished, started, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(finished, run)
+    run = shutil.copytree(finished, tmp_path / "run")
     before = {name: (run / name).read_text() for name in ("recipe.yaml", "ds_config.json", "data.json")}
     for name in before:
         (run / name).unlink()
@@ -272,8 +241,7 @@ def test_a_run_that_has_forgotten_its_recipe_goes_on_with_that_of_its_checkpoint
 
 
 def test_another_runs_checkpoint_is_not_taken(finished, started, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(finished, run)
+    run = shutil.copytree(finished, tmp_path / "run")
     data = json.loads((run / "data.json").read_text())
     write_json(run / "data.json", data | {"run": "0123456789abcdef"})
     status, said = started("resumed", run)
@@ -292,8 +260,7 @@ def test_another_runs_checkpoint_is_not_taken(finished, started, tmp_path):
     ],
 )
 def test_what_a_finished_run_exported_is_looked_at(finished, started, tmp_path, monkeypatch, file, damage):
-    run = tmp_path / "run"
-    shutil.copytree(finished, run)
+    run = shutil.copytree(finished, tmp_path / "run")
     # A card is for people to write on.
     (run / "model" / "README.md").write_text("mine")
     assert started("finished", run)[0] == 0
@@ -314,13 +281,11 @@ def test_what_a_finished_run_exported_is_looked_at(finished, started, tmp_path, 
 
 
 def test_a_model_that_was_removed_is_there_again_and_steps_that_are_missing_are_said(undisturbed, launch, recipe, tmp_path):
-    run = RunPaths(tmp_path / "run")
-    shutil.copytree(undisturbed.run_dir, run.path)
+    run = RunPaths(shutil.copytree(undisturbed.run_dir, tmp_path / "run"))
     shutil.rmtree(run.model)
     lines = run.metrics.read_text().splitlines(keepends=True)
     run.metrics.write_text("".join(lines[:2] + lines[4:-1]))
-    again = launch(recipe()).wait()
-    assert again.status == 0, again.error
+    again = launch(recipe()).finish()
     for words in (
         f"{run.model}: missing; the model is exported again from the checkpoint step-00000022",
         f"warning: {run.metrics}: lacks the steps 3 to 4, 22;",

@@ -86,8 +86,21 @@ def tree(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def run(command, *arguments, **options):
-    return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, timeout=LIMIT, **options)
+def run(command, *arguments):
+    return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, timeout=LIMIT)
+
+
+def succeed(command, *arguments) -> str:
+    """Run to a good end; return what was printed."""
+    done = run(command, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def refused(command, *arguments, says: str) -> None:
+    """Run to a refusal that says this, without a traceback."""
+    done = run(command, *arguments)
+    assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +114,20 @@ def corpus_folder(tmp_path_factory):
 def undisturbed(corpus_folder, tmp_path_factory):
     """What one process makes of the corpus."""
     place = tmp_path_factory.mktemp("alone")
-    done = run(ALONE, "run", written(place / "c.yaml", configuration(corpus_folder, place / "out")))
-    assert done.returncode == 0, done.stderr
+    succeed(ALONE, "run", written(place / "c.yaml", configuration(corpus_folder, place / "out")))
     return place / "out"
+
+
+@pytest.fixture
+def output(tmp_path):
+    """Where `config` has data prepared."""
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def config(corpus_folder, tmp_path, output):
+    """The configuration of the corpus."""
+    return written(tmp_path / "c.yaml", configuration(corpus_folder, output))
 
 
 def test_a_corpus_is_deduplicated_tokenized_and_told_of(undisturbed):
@@ -139,19 +163,18 @@ def test_the_parts_manifests_add_up(undisturbed):
 
 def test_a_finished_folder_is_left_alone(undisturbed, corpus_folder, tmp_path):
     before = tree(undisturbed)
-    done = run(ALONE, "run", written(tmp_path / "c.yaml", configuration(corpus_folder, undisturbed)))
-    assert done.returncode == 0 and "prepared already" in done.stdout and tree(undisturbed) == before
-    other = configuration(corpus_folder, undisturbed, part_mib=2)
-    done = run(ALONE, "run", written(tmp_path / "d.yaml", other))
-    assert done.returncode == 2 and "started with another `part_mib`" in done.stderr and tree(undisturbed) == before
+    same = written(tmp_path / "c.yaml", configuration(corpus_folder, undisturbed))
+    assert "prepared already" in succeed(ALONE, "run", same) and tree(undisturbed) == before
+    other = written(tmp_path / "d.yaml", configuration(corpus_folder, undisturbed, part_mib=2))
+    refused(ALONE, "run", other, says="started with another `part_mib`")
+    assert tree(undisturbed) == before
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_many_processes_leave_the_same_bytes(undisturbed, corpus_folder, tmp_path, count):
-    done = run(ranks(count), "run", written(tmp_path / "c.yaml", configuration(corpus_folder, tmp_path / "out")))
-    assert done.returncode == 0, done.stderr
-    assert tree(tmp_path / "out") == tree(undisturbed)
-    assert len([line for line in done.stdout.splitlines() if " clean " in line]) == 1
+def test_many_processes_leave_the_same_bytes(undisturbed, config, output, count):
+    told = succeed(ranks(count), "run", config)
+    assert tree(output) == tree(undisturbed)
+    assert len([line for line in told.splitlines() if " clean " in line]) == 1
 
 
 def killed_run(config: Path, instant: float) -> None:
@@ -181,8 +204,7 @@ def finish_after_kills(undisturbed, config: Path, output: Path, seconds: float, 
             shutil.rmtree(output)
         else:
             done += 1
-    last = run(ranks(2), "run", config)
-    assert last.returncode == 0, last.stderr
+    succeed(ranks(2), "run", config)
     assert tree(output) == tree(undisturbed)
 
 
@@ -192,27 +214,20 @@ def seconds(corpus_folder, tmp_path_factory):
     place = tmp_path_factory.mktemp("timed")
     config = written(place / "c.yaml", configuration(corpus_folder, place / "out"))
     began = time.perf_counter()
-    assert run(ranks(2), "run", config).returncode == 0
+    succeed(ranks(2), "run", config)
     return time.perf_counter() - began
 
 
-@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.full)])
-def test_a_run_killed_anywhere_finishes_with_the_same_bytes(undisturbed, corpus_folder, tmp_path, seconds, seed):
-    config = written(tmp_path / "c.yaml", configuration(corpus_folder, tmp_path / "out"))
-    finish_after_kills(undisturbed, config, tmp_path / "out", seconds, kills=1, seed=seed)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("seed", range(20))
-def test_a_run_killed_at_twenty_instants_finishes_with_the_same_bytes(undisturbed, corpus_folder, tmp_path, seconds, seed):
-    config = written(tmp_path / "c.yaml", configuration(corpus_folder, tmp_path / "out"))
-    finish_after_kills(undisturbed, config, tmp_path / "out", seconds, kills=1, seed=100 + seed)
-
-
-@pytest.mark.full
-def test_a_run_killed_again_and_again_finishes_with_the_same_bytes(undisturbed, corpus_folder, tmp_path, seconds):
-    config = written(tmp_path / "c.yaml", configuration(corpus_folder, tmp_path / "out"))
-    finish_after_kills(undisturbed, config, tmp_path / "out", seconds, kills=5, seed=7)
+@pytest.mark.parametrize(
+    ("kills", "seed"),
+    [
+        (1, 1),
+        *(pytest.param(1, seed, marks=pytest.mark.full) for seed in range(100, 120)),
+        pytest.param(5, 7, marks=pytest.mark.full),
+    ],
+)
+def test_a_run_killed_anywhere_finishes_with_the_same_bytes(undisturbed, config, output, seconds, kills, seed):
+    finish_after_kills(undisturbed, config, output, seconds, kills, seed)
 
 
 @pytest.mark.full
@@ -239,13 +254,11 @@ def test_the_books_are_the_same_bytes_at_any_number_of_processes(tmp_path):
         done = subprocess.run([*(ranks(count) if count > 1 else ALONE), "run", str(path)], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         trees.append(tree(output))
-        print(done.stdout)
     assert trees[0] == trees[1] == trees[2]
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_worker_ends_the_run_at_once(corpus_folder, tmp_path, victim):
-    config = written(tmp_path / "c.yaml", configuration(corpus_folder, tmp_path / "out"))
+def test_a_killed_worker_ends_the_run_at_once(config, victim):
     process = subprocess.Popen(
         [*ranks(2), "run", str(config)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
@@ -272,64 +285,54 @@ runpy.run_module("data_prep", run_name="__main__", alter_sys=True)
 
 
 @pytest.mark.parametrize("count", [1, 2], ids=["alone", "two"])
-def test_a_full_disk_ends_the_run_in_a_sentence_and_room_lets_it_go_on(undisturbed, corpus_folder, tmp_path, count):
+def test_a_full_disk_ends_the_run_in_a_sentence_and_room_lets_it_go_on(undisturbed, config, output, count):
     command = ALONE if count == 1 else ranks(count)
-    config = written(tmp_path / "c.yaml", configuration(corpus_folder, tmp_path / "out"))
-    done = run([*command[:-2], "-c", SMALL_FILES], "run", config)
-    assert done.returncode == 2 and "File too large; free disk space" in done.stderr, done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "out" / "manifest.json").exists()
+    refused([*command[:-2], "-c", SMALL_FILES], "run", config, says="File too large; free disk space")
+    assert not (output / "manifest.json").exists()
     # Where one of two gives up, the other is ended in mid-write: what it leaves has a name that nobody reads.
-    assert count > 1 or not list((tmp_path / "out").rglob("*.partial"))
-    assert run(command, "run", config).returncode == 0
-    assert tree(tmp_path / "out") == tree(undisturbed)
+    assert count > 1 or not list(output.rglob("*.partial"))
+    succeed(command, "run", config)
+    assert tree(output) == tree(undisturbed)
 
 
-def test_wrong_input_is_refused_once_by_many_processes(corpus_folder, tmp_path):
-    content = configuration(corpus_folder, tmp_path / "out")
+def test_wrong_input_is_refused_once_by_many_processes(corpus_folder, tmp_path, output):
+    content = configuration(corpus_folder, output)
     content["corpora"][0]["files"] = ["nowhere/*.jsonl"]
     done = run(ranks(2), "run", written(tmp_path / "c.yaml", content))
     assert done.returncode == 2 and done.stderr.count("nowhere/*.jsonl: no such file") == 1 and "Traceback" not in done.stderr
 
 
-def test_a_bad_record_found_by_one_process_ends_all(tmp_path):
+def test_a_bad_record_found_by_one_process_ends_all(tmp_path, output):
     folder = tmp_path / "corpus"
     write_corpus(folder, 800)
     with open(folder / "a.jsonl", "ab") as file:
         file.write(b"not json\n")
-    content = configuration(folder, tmp_path / "out")
+    content = configuration(folder, output)
     content["corpora"][0]["max_bad_records"] = 0
-    done = run(ranks(2), "run", written(tmp_path / "c.yaml", content))
-    assert done.returncode == 2 and "a.jsonl: line" in done.stderr and "not JSON" in done.stderr
+    refused(ranks(2), "run", written(tmp_path / "c.yaml", content), says=": not JSON")
 
 
-def test_several_processes_that_know_nothing_of_each_other_are_refused(corpus_folder, tmp_path):
-    config = written(tmp_path / "c.yaml", configuration(corpus_folder, tmp_path / "out"))
-    done = run(typed(["mpiexec", "-n", "2", *ALONE]), "run", config)
-    assert done.returncode == 2 and "-m mpi4py -m data_prep" in done.stderr and not (tmp_path / "out").exists()
+def test_several_processes_that_know_nothing_of_each_other_are_refused(config, output):
+    refused(typed(["mpiexec", "-n", "2", *ALONE]), "run", config, says="-m mpi4py -m data_prep")
+    assert not output.exists()
 
 
-def test_check_names_the_folder_and_what_is_missing_and_writes_nothing(corpus_folder, tmp_path):
-    config = written(tmp_path / "c.yaml", configuration(corpus_folder, tmp_path / "out"))
-    done = run(ALONE, "check", config)
-    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'out'}\n")
-    config = written(tmp_path / "c.yaml", configuration(tmp_path / "nothing", tmp_path / "out"))
-    done = run(ALONE, "check", config)
-    assert done.returncode == 2 and str(tmp_path / "nothing") in done.stderr and not (tmp_path / "out").exists()
+def test_check_names_the_folder_and_what_is_missing_and_writes_nothing(config, output, tmp_path):
+    assert succeed(ALONE, "check", config) == f"{output}\n"
+    nothing = written(tmp_path / "d.yaml", configuration(tmp_path / "nothing", output))
+    refused(ALONE, "check", nothing, says=str(tmp_path / "nothing"))
+    assert not output.exists()
 
 
 def test_inspect_shows_counts_reasons_and_text(undisturbed):
-    done = run(ALONE, "inspect", undisturbed)
-    assert done.returncode == 0, done.stderr
+    shown = succeed(ALONE, "inspect", undisturbed)
     for told in ("most (weight 2)", "2,400 documents", "exact copy", "near copy", "tokens a sequence", "    | "):
-        assert told in done.stdout, told
+        assert told in shown, told
 
 
 def test_verify_names_what_is_damaged(undisturbed, tmp_path):
-    done = run(ALONE, "verify", undisturbed)
-    assert done.returncode == 0 and "as they were written" in done.stdout
-    copy = tmp_path / "copy"
-    subprocess.run(["cp", "-r", str(undisturbed), str(copy)], check=True)
+    assert "as they were written" in succeed(ALONE, "verify", undisturbed)
+    copy = shutil.copytree(undisturbed, tmp_path / "copy")
     shard = next(copy.glob("shards/most/train-*.bin"))
     content = bytearray(shard.read_bytes())
     content[1000] ^= 1
@@ -352,37 +355,32 @@ def stopped_in(stage: str, config: Path, output: Path) -> None:
     assert not (output / "manifest.json").exists()
 
 
-def test_inputs_that_changed_since_the_plan_are_refused(corpus_folder, tmp_path):
+def test_inputs_that_changed_since_the_plan_are_refused(corpus_folder, tmp_path, output):
     folder = shutil.copytree(corpus_folder, tmp_path / "corpus")
-    config, output = written(tmp_path / "c.yaml", configuration(folder, tmp_path / "out")), tmp_path / "out"
+    config = written(tmp_path / "c.yaml", configuration(folder, output))
     stopped_in("clean", config, output)
     path = folder / "a.jsonl"
     content = path.read_bytes()
     path.write_bytes(content.replace(b"more", b"less"))  # of equal length
-    done = run(ALONE, "run", config)
-    assert done.returncode == 2 and f"{path}: has changed since" in done.stderr
+    refused(ALONE, "run", config, says=f"{path}: has changed since")
     path.write_bytes(content)  # back, if with another time
-    assert run(ALONE, "run", config).returncode == 0
+    succeed(ALONE, "run", config)
 
 
-def test_what_was_refused_is_mended_and_started_again(undisturbed, corpus_folder, tmp_path):
+def test_what_was_refused_is_mended_and_started_again(undisturbed, corpus_folder, tmp_path, output):
     """Settings and inputs may change after a refusal; nothing of what was done for the others stays."""
-    folder, output = shutil.copytree(corpus_folder, tmp_path / "corpus"), tmp_path / "out"
+    folder = shutil.copytree(corpus_folder, tmp_path / "corpus")
     content = configuration(folder, output)
     content["corpora"][0]["max_bad_records"] = 0
     bad = folder / "a.jsonl"
     bad.write_bytes(b"not json\n" + bad.read_bytes())
-    done = run(ALONE, "run", written(tmp_path / "c.yaml", content))
-    assert done.returncode == 2 and "a.jsonl: line 1" in done.stderr
+    refused(ALONE, "run", written(tmp_path / "c.yaml", content), says="a.jsonl: line 1")
     # Parts of other sizes come first, so that files of an earlier attempt would be left over.
     content["corpora"][0]["max_bad_records"] = 1
     content["tokenizer"] = {"vocab_size": 10**6}
-    done = run(ALONE, "run", written(tmp_path / "c.yaml", content))
-    assert done.returncode == 2 and "tokenizer.vocab_size: 1000000 does not fit" in done.stderr
+    refused(ALONE, "run", written(tmp_path / "c.yaml", content), says="tokenizer.vocab_size: 1000000 does not fit")
     bad.write_bytes((corpus_folder / "a.jsonl").read_bytes())
-    content = configuration(folder, output)
-    done = run(ALONE, "run", written(tmp_path / "c.yaml", content))
-    assert done.returncode == 0, done.stderr
+    succeed(ALONE, "run", written(tmp_path / "c.yaml", configuration(folder, output)))
     # Only where the corpus lies differs.
     assert {name for name, digest in tree(output).items() if tree(undisturbed).get(name) != digest} == {
         "manifest.json",
@@ -394,9 +392,7 @@ def test_what_was_refused_is_mended_and_started_again(undisturbed, corpus_folder
     assert tree(output).keys() == tree(undisturbed).keys()
 
 
-def test_an_interrupted_run_says_how_to_go_on(corpus_folder, tmp_path):
-    config = written(tmp_path / "c.yaml", configuration(corpus_folder, tmp_path / "out"))
-
+def test_an_interrupted_run_says_how_to_go_on(config, output):
     def listening():
         # A shell's background job ignores SIGINT, and so would what it starts.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -408,13 +404,12 @@ def test_an_interrupted_run_says_how_to_go_on(corpus_folder, tmp_path):
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=30)
     assert process.returncode == 130 and told == "stopped; the same command goes on\n"
-    done = run(ALONE, "inspect", tmp_path / "out")
-    assert done.returncode == 2 and "started and not finished" in done.stderr
+    refused(ALONE, "inspect", output, says="started and not finished")
 
 
-def test_existing_shards_are_taken_as_they_are(undisturbed, tmp_path):
+def test_existing_shards_are_taken_as_they_are(undisturbed, tmp_path, output):
     content = {
-        "output_dir": str(tmp_path / "out"),
+        "output_dir": str(output),
         "corpora": [
             {
                 "name": "old",
@@ -424,11 +419,10 @@ def test_existing_shards_are_taken_as_they_are(undisturbed, tmp_path):
         ],
         "tokenizer": {"path": str(undisturbed / "tokenizer")},
     }
-    done = run(ALONE, "run", written(tmp_path / "c.yaml", content))
-    assert done.returncode == 0, done.stderr
-    old, new = PreparedData(undisturbed).corpora[0], PreparedData(tmp_path / "out").corpora[0]
+    succeed(ALONE, "run", written(tmp_path / "c.yaml", content))
+    old, new = PreparedData(undisturbed).corpora[0], PreparedData(output).corpora[0]
     for split in (TRAIN, HELDOUT):
         assert new.splits[split].tokens == old.splits[split].tokens
         assert new.splits[split].documents == old.splits[split].documents
-    assert not list((tmp_path / "out").rglob("*.bin"))
-    assert run(ALONE, "verify", tmp_path / "out").returncode == 0
+    assert not list(output.rglob("*.bin"))
+    succeed(ALONE, "verify", output)

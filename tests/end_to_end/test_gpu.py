@@ -12,6 +12,8 @@ import shutil
 import pytest
 import torch
 
+from tests.end_to_end.conftest import run_dir_of
+
 pytestmark = pytest.mark.skipif(not (torch.cuda.is_available() or os.environ.get("REHEARSE_GPU")), reason="no GPU here")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -34,16 +36,15 @@ def run(launch, tmp_path):
             ds_config["fp16"] |= {"loss_scale_window": 4}
         (tmp_path / "ds.json").write_text(json.dumps(ds_config))
         script = ["launch/pretrain.py", "--ds_config", str(tmp_path / "ds.json"), "--recipe", str(path), *overrides]
+        run_dir = run_dir_of(path, overrides)
         if ranks:
             count = "--num_gpus" if DEVICE != "cpu" else "--num_accelerators"
-            started = launch.command(["deepspeed", count, str(ranks), *script], tmp_path / "run", accelerator=DEVICE)
+            started = launch.command(["deepspeed", count, str(ranks), *script], run_dir, accelerator=DEVICE)
         elif DEVICE != "cpu":
-            started = launch.command(["python", *script], tmp_path / "run", accelerator=DEVICE)
+            started = launch.command(["python", *script], run_dir, accelerator=DEVICE)
         else:
-            started = launch.script(script, tmp_path / "run")
-        finished = started.wait()
-        assert finished.status == 0, finished.error
-        return finished
+            started = launch.script(script, run_dir)
+        return started.finish()
 
     return run
 
@@ -104,12 +105,10 @@ def test_two_gpus_train_one_model(run, recipe, stage):
 def test_two_gpus_that_share_sequences_have_the_losses_of_two_that_do_not(run, recipe, tmp_path, family, stage, precision):
     path = recipe(family, target={"hidden_size": 64, "num_hidden_layers": 4}, growth={"width": "auto", "depth": "auto"})
     apart = run(path, precision, {"stage": stage}, f"run_dir={tmp_path / 'run' / 'apart'}", ranks=2)
-    losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "apart" / "metrics.jsonl").read_text().splitlines()]
-    assert apart.status == 0 and len(losses) == 22
+    assert len(apart.losses) == 22
     shared = run(path, precision, {"stage": stage}, f"run_dir={tmp_path / 'run' / 'shared'}", ranks=2, sharing=2)
-    together = [json.loads(line)["loss"] for line in (tmp_path / "run" / "shared" / "metrics.jsonl").read_text().splitlines()]
     # Three times as many steps as of a resumed run, in whose losses rounding may differ.
-    assert shared.status == 0 and together == pytest.approx(losses, rel=3 * TOLERANCE[precision])
+    assert shared.losses == pytest.approx(apart.losses, rel=3 * TOLERANCE[precision])
 
 
 @pytest.mark.parametrize("stage", [1, 3])
@@ -188,5 +187,4 @@ for family in ("gpt2", "bert"):
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_steps_are_launched_without_waiting_for_the_gpu(launch, tmp_path, stage):
     """What makes the host wait raises; on a CPU it is counted in tests/distributed/test_steps.py."""
-    finished = launch.command(["python", "-c", STEPS, str(stage)], tmp_path, accelerator=DEVICE).wait()
-    assert finished.status == 0, finished.error
+    launch.command(["python", "-c", STEPS, str(stage)], tmp_path, accelerator=DEVICE).finish()

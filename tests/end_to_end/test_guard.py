@@ -38,17 +38,12 @@ STAGES = [{"name": "full", "steps": 10}]
 def start(launch, recipe, tmp_path, samples: range, ranks: int = 0, **changes):
     script = tmp_path / "poisoned.py"
     script.write_text(POISONED.replace("FIRST", str(samples.start)).replace("END", str(samples.stop)))
-    ds_config = tmp_path / "ds.json"
-    ds_config.write_text('{"zero_optimization": {"stage": 3}}')
-    path = recipe(stages=STAGES, checkpointing={"every": 11}, **changes)
-    words = [str(script), "--ds_config", str(ds_config), "--recipe", str(path)]
-    return launch.script(words, tmp_path / "run", ranks)
+    return launch(recipe(stages=STAGES, checkpointing={"every": 11}, **changes), ranks=ranks, script=script)
 
 
 def test_a_step_without_a_number_is_skipped_on_all_ranks(launch, recipe, tmp_path):
     """Of the sixth batch of 8 one sample is bad, which one rank of two reads."""
-    finished = start(launch, recipe, tmp_path, range(40, 41), ranks=2).wait()
-    assert finished.status == 0, finished.error
+    finished = start(launch, recipe, tmp_path, range(40, 41), ranks=2).finish()
     assert [record["step"] for record in finished.metrics if record["skipped"]] == [6]
     assert finished.metrics[5]["loss"] is None
     assert all(math.isfinite(record["loss"]) for record in finished.metrics if not record["skipped"])
@@ -61,8 +56,7 @@ def test_a_run_goes_back_to_its_checkpoint_and_past_the_data_that_no_step_can_le
 
     One is due at step 11, and is left out.
     """
-    finished = start(launch, recipe, tmp_path, range(72, 96), guard={"skipped_steps": 3}).wait()
-    assert finished.status == 0, finished.error
+    finished = start(launch, recipe, tmp_path, range(72, 96), guard={"skipped_steps": 3}).finish()
     assert "step 12: 3 steps in a row without a finite loss (the last loss was nan); going back to step 8" in finished.output
     assert [record["step"] for record in finished.metrics] == list(range(1, 19))
     assert not any(record["skipped"] for record in finished.metrics)

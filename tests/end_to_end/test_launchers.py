@@ -29,8 +29,7 @@ def test_the_ranks_know_of_each_other(launcher, launch, recipe, undisturbed, tmp
     if launcher == "mpich":
         words += ["--master_addr", "127.0.0.1"]
     run = launch.command([*words, "launch/pretrain.py", "--ds_config", str(ds_config), "--recipe", str(path)], tmp_path / "run")
-    finished = run.wait()
-    assert finished.status == 0, finished.error
+    finished = run.finish()
     assert len(finished.summary["peak_memory"]) == 2
     # Sums over two ranks round otherwise than on one.
     assert finished.losses == pytest.approx(undisturbed.losses, rel=1e-5)

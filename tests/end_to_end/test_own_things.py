@@ -40,8 +40,7 @@ def test_books_through_gpt2s_tokenizer_grow_a_hugging_face_model(launch, tmp_pat
     }
     path = tmp_path / "my.yaml"
     path.write_text(yaml.safe_dump(recipe))
-    finished = launch(path, ranks=2).wait()
-    assert finished.status == 0, finished.error
+    finished = launch(path, ranks=2).finish()
     assert "came without a ledger" in finished.output
     certificate = json.loads((finished.run_dir / "certificates" / "00.json").read_text())
     assert certificate["verdict"] == "exact"

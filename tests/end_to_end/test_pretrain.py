@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from data_prep.manifest import HELDOUT, PreparedData
 from data_prep.shards import bin_path
 from pipeline.flops.ledger import Ledger
-from tests.end_to_end.conftest import FP32, ROOT, latest, wait_for
+from tests.end_to_end.conftest import FP32, ROOT, Finished, latest, wait_for, write_recipe
 
 SOURCE, SUBMODELS, FULL = 8, 6, 8
 STEPS = SOURCE + SUBMODELS + FULL
@@ -53,8 +53,7 @@ def test_a_finished_run_prints_its_summary_again_and_touches_nothing(undisturbed
         return {p: p.stat().st_mtime_ns for p in undisturbed.run_dir.rglob("*") if p.is_file() and p.name != ".lock"}
 
     before = times()
-    again = launch(undisturbed.run_dir.parent / "recipe.yaml").wait()
-    assert again.status == 0, again.error
+    again = launch(undisturbed.run_dir.parent / "recipe.yaml").finish()
     assert "after training" in again.output
     assert times() == before
 
@@ -78,21 +77,6 @@ def _heldout_loss(model, finished) -> float:
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten()).item()
 
 
-# BERT's in test_stages.py.
-@pytest.mark.parametrize("family", ["gpt2", pytest.param("bert", marks=pytest.mark.full)])
-def test_two_ranks_give_the_losses_of_one(launch, recipe, tmp_path, family):
-    path = recipe(family)
-    # One micro-batch of 8 against two of 4: the same bits would be no surprise where the parts are alike.
-    alone = launch(path, f"run_dir={tmp_path / 'one'}", "train_micro_batch_size_per_gpu=8").wait()
-    together = launch(path, f"run_dir={tmp_path / 'two'}", ranks=2).wait()
-    assert alone.status == together.status == 0, alone.error + together.error
-    for one, two in zip(alone.metrics, together.metrics, strict=True):
-        # 22 steps in fp32; the sums over the batch are taken in another order.
-        assert two["loss"] == pytest.approx(one["loss"], rel=1e-5), one["step"]
-    assert together.summary["losses"] == pytest.approx(alone.summary["losses"], rel=1e-5)
-    assert len(together.summary["peak_memory"]) == 2
-
-
 def test_a_run_directory_is_a_source_with_its_own_tokenizer(undisturbed, launch, recipe, tmp_path, corpus):
     """Its newest checkpoint, grown to its own size: the same model, and on the same text."""
     data = {
@@ -102,8 +86,7 @@ def test_a_run_directory_is_a_source_with_its_own_tokenizer(undisturbed, launch,
     }
     stages = [{"name": "full", "steps": 2}]
     path = recipe(data=data, source={"path": str(undisturbed.run_dir)}, target={}, stages=stages)
-    finished = launch(path).wait()
-    assert finished.status == 0, finished.error
+    finished = launch(path).finish()
     certificate = json.loads((finished.run_dir / "certificates" / "00.json").read_text())
     assert certificate["verdict"] == "exact"
     assert certificate["measured"]["max_logit_difference"] == 0
@@ -120,8 +103,8 @@ def test_a_vocabulary_that_grows_leaves_the_measured_loss_and_logits(launch, rec
     """New tokens get the mean of the old rows, which would count in the softmax."""
     target = {"hidden_size": 64, "vocab_size": 512}
     growth = {"width": "fpi", "depth": "last_layer", "vocabulary": "mean"}
-    finished = launch(recipe(target=target, growth=growth, source=SHORT, stages=[{"name": "full", "steps": 2}]), ranks=2).wait()
-    assert finished.status == 0, finished.error
+    path = recipe(target=target, growth=growth, source=SHORT, stages=[{"name": "full", "steps": 2}])
+    finished = launch(path, ranks=2).finish()
     certificate = finished.summary["growths"][0]
     assert certificate["verdict"] == "exact" and certificate["measured_agrees"]
     seen = certificate["in_training"]
@@ -132,46 +115,43 @@ def test_a_vocabulary_that_grows_leaves_the_measured_loss_and_logits(launch, rec
     assert seen["source_loss"] == pytest.approx(_heldout_loss(exported, finished), rel=1e-5)
 
 
-def test_a_lengthened_stage_goes_on_and_any_other_change_is_refused(undisturbed, launch, recipe, tmp_path):
-    path = recipe()
-    shutil.copytree(undisturbed.run_dir, tmp_path / "run")
-    longer = launch(path, "stages.full.steps=10").wait()
-    assert longer.status == 0, longer.error
-    assert len(longer.metrics) == STEPS + 2
-    assert longer.losses[:STEPS] == undisturbed.losses
-    for override, words in [
-        ("stages.full.steps=9", "and never shorter"),
-        ("stages.submodels.steps=8", "made longer if no later one has begun"),
-        ("optimizer.lr=0.01", "differs in optimizer.lr"),
+LONGER = "stages.full.steps=12"
+
+
+@pytest.fixture(scope="module")
+def lengthened(launch, undisturbed, prepared, tmp_path_factory) -> Finished:
+    """The undisturbed run, gone on with for four steps more."""
+    folder = tmp_path_factory.mktemp("lengthened")
+    shutil.copytree(undisturbed.run_dir, folder / "run")
+    return launch(write_recipe(folder, prepared), LONGER).finish()
+
+
+def test_a_lengthened_stage_goes_on_and_any_other_change_is_refused(undisturbed, lengthened, launch):
+    assert len(lengthened.metrics) == STEPS + 4 and "it was" not in lengthened.output
+    assert lengthened.losses[:STEPS] == undisturbed.losses
+    path = lengthened.run_dir.parent / "recipe.yaml"
+    for overrides, words in [
+        (["stages.full.steps=11"], "and never shorter"),
+        ([LONGER, "stages.submodels.steps=8"], "made longer if no later one has begun"),
+        ([LONGER, "optimizer.lr=0.01"], "differs in optimizer.lr"),
     ]:
-        overrides = {"stages.full.steps": "10", override.split("=")[0]: override.split("=")[1]}
-        refused = launch(path, *(f"{key}={value}" for key, value in overrides.items())).wait()
-        assert refused.status == 2
-        assert words in refused.error and refused.error.count("\n") == 1, refused.error
-    larger = launch(path, "stages.full.steps=10", ds_config=FP32 | {"train_batch_size": 16}).wait()
-    assert larger.status == 2
-    assert "started with another train_batch_size" in larger.error
-    assert len(longer.metrics) == STEPS + 2
+        launch(path, *overrides).refused(words)
+    launch(path, LONGER, ds_config=FP32 | {"train_batch_size": 16}).refused("started with another train_batch_size")
+    assert len(lengthened.metrics) == STEPS + 4
 
 
-def test_another_zero_stage_and_micro_batch_go_on_and_are_said(undisturbed, launch, recipe, tmp_path):
+def test_another_zero_stage_and_micro_batch_go_on_and_are_said(undisturbed, lengthened, launch, recipe, tmp_path):
     shutil.copytree(undisturbed.run_dir, tmp_path / "run")
-    ds_config = {"zero_optimization": {"stage": 1}}
-    words = ["stages.full.steps=12", "train_micro_batch_size_per_gpu=2", "activation_checkpointing=true"]
-    moved = launch(recipe(), *words, ds_config=ds_config).wait()
-    assert moved.status == 0, moved.error
+    words = [LONGER, "train_micro_batch_size_per_gpu=2", "activation_checkpointing=true"]
+    moved = launch(recipe(), *words, ds_config={"zero_optimization": {"stage": 1}}).finish()
     for told in (
         "train_micro_batch_size_per_gpu 2 (it was 4)",
         "zero_optimization.stage 1 (it was 3)",
         "activation_checkpointing True (it was False)",
     ):
         assert told in moved.output
-    override = f"run_dir={tmp_path / 'whole'}"
-    shutil.copytree(undisturbed.run_dir, tmp_path / "whole")
-    whole = launch(recipe(), "stages.full.steps=12", override).wait()
-    assert whole.status == 0 and "it was" not in whole.output
     # fp32 sums in another order, over four steps.
-    assert moved.losses == pytest.approx(whole.losses, rel=1e-6)
+    assert moved.losses == pytest.approx(lengthened.losses, rel=1e-6)
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), pytest.param(2, 1, marks=pytest.mark.full)])
@@ -181,8 +161,7 @@ def test_a_run_goes_on_at_another_sequence_parallel_size(undisturbed, launch, re
     killed = launch(path, ranks=2, ds_config=FP32 | {"sequence_parallel_size": before})
     killed.wait_for_step(6)
     killed.kill()
-    resumed = launch(path, ranks=2, ds_config=FP32 | {"sequence_parallel_size": after}).wait()
-    assert resumed.status == 0, resumed.error
+    resumed = launch(path, ranks=2, ds_config=FP32 | {"sequence_parallel_size": after}).finish()
     assert "continues from its checkpoint of step 5" in resumed.output
     assert f"sequence_parallel_size {after} (it was {before})" in resumed.output
     # 22 steps in fp32; attention over slices, and the ranks of a batch, sum in another order.
@@ -194,9 +173,7 @@ def test_a_run_directory_in_use_is_refused(launch, recipe):
     path = recipe(stages=[{"name": "full", "steps": 2000}])
     first = launch(path)
     first.wait_for_step(1)
-    second = launch(path).wait()
-    assert second.status == 2
-    assert f"process {first.process.pid} on {socket.gethostname()} is writing to this directory" in second.error
+    launch(path).refused(f"process {first.process.pid} on {socket.gethostname()} is writing to this directory")
     assert first.process.poll() is None
     first.kill()
 
@@ -210,8 +187,7 @@ def test_a_run_lengthened_and_killed_after_its_last_checkpoint_does_not_pass_for
     wait_for(lambda: (tmp_path / "run" / "model.partial").exists(), longer)
     longer.kill()
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == STEPS
-    resumed = launch(recipe(), "stages.full.steps=10").wait()
-    assert resumed.status == 0, resumed.error
+    resumed = launch(recipe(), "stages.full.steps=10").finish()
     assert resumed.summary["steps"] == STEPS + 2
     assert resumed.summary["losses"]["final"] != undisturbed.summary["losses"]["final"]
 
@@ -225,8 +201,7 @@ def test_a_lengthened_source_is_exported_anew(undisturbed, launch, recipe, tmp_p
         json.loads((tmp_path / "run" / "checkpoints" / latest(tmp_path / "run") / "progress.json").read_text())["step"]
         == SOURCE
     )
-    longer = launch(recipe(), "source.steps=10").wait()
-    assert longer.status == 0, longer.error
+    longer = launch(recipe(), "source.steps=10").finish()
     assert longer.summary["losses"]["source"] != undisturbed.summary["losses"]["source"]
     assert longer.summary["steps"] == STEPS + 2
 
@@ -235,10 +210,8 @@ def test_a_lengthened_source_is_exported_anew(undisturbed, launch, recipe, tmp_p
 def test_the_shipped_deepspeed_configurations_run_and_resume(launch, recipe, tmp_path, name):
     """The commands of the documents run zero2 and zero3."""
     ds_config = json.loads((ROOT / "ds_configs" / f"{name}.json").read_text())
-    first = launch(recipe(), ds_config=ds_config).wait()
-    assert first.status == 0, first.error
-    resumed = launch(recipe(), "stages.full.steps=10", ds_config=ds_config, ranks=1).wait()
-    assert resumed.status == 0, resumed.error
+    launch(recipe(), ds_config=ds_config).finish()
+    resumed = launch(recipe(), "stages.full.steps=10", ds_config=ds_config, ranks=1).finish()
     assert "continues from its checkpoint of step 22" in resumed.output
     assert len(resumed.losses) == STEPS + 2
 
@@ -284,8 +257,7 @@ def test_killed_when_a_file_appears_and_started_again_nothing_is_lost(launch, re
     killed.kill()
     if instant in SAMPLE:
         assert killed.process.returncode == -signal.SIGKILL
-    resumed = launch(path).wait()
-    assert resumed.status == 0, resumed.error
+    resumed = launch(path).finish()
     # The same text through the same tokenizer settings: the shards, and so the losses, of the shared run.
     assert resumed.losses == undisturbed.losses
     assert resumed.evaluations == undisturbed.evaluations
@@ -299,8 +271,7 @@ def test_the_quickstart_whole(launch, tmp_path):
     recipe = ROOT / "launch" / "recipes" / "quickstart.yaml"
     overrides = [f"run_dir={tmp_path / 'run'}", f"data.output_dir={tmp_path / 'data'}"]
     ds_config = json.loads((ROOT / "ds_configs" / "zero3.json").read_text())
-    finished = launch(recipe, *overrides, ranks=1, ds_config=ds_config).wait(timeout=1500)
-    assert finished.status == 0, finished.error
+    finished = launch(recipe, *overrides, ranks=1, ds_config=ds_config).finish(timeout=1500)
     losses = finished.summary["losses"]
     assert losses["source"] < losses["unigram"] - 1
     assert finished.summary["growths"][0]["verdict"] == "exact" and finished.summary["growths"][0]["measured_agrees"]

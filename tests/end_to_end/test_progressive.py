@@ -22,8 +22,7 @@ def progressive(recipe) -> Path:
 
 
 def test_killed_behind_the_growth_it_ends_with_the_losses_of_a_run_that_was_not(launch, progressive, tmp_path):
-    alone = launch(progressive, f"run_dir={tmp_path / 'alone'}").wait()
-    assert alone.status == 0, alone.error
+    alone = launch(progressive, f"run_dir={tmp_path / 'alone'}").finish()
     assert [record["stage"] for record in alone.metrics] == ["size-1"] * 6 + ["target"] * 4
     # wsd over the run: one step of warmup, the full rate through the growth, and the last fifth for the fall.
     assert [record["lr"] for record in alone.metrics] == pytest.approx([0.003] * 9 + [0.0015])
@@ -35,16 +34,14 @@ def test_killed_behind_the_growth_it_ends_with_the_losses_of_a_run_that_was_not(
     # Of the four layers one step is done, and no checkpoint: they are grown again.
     interrupted.wait_for_step(7)
     interrupted.kill()
-    resumed = launch(progressive).wait()
-    assert resumed.status == 0, resumed.error
+    resumed = launch(progressive).finish()
     assert "continues from its checkpoint of step 6" in resumed.output
     assert resumed.losses == alone.losses
     assert resumed.evaluations == alone.evaluations
 
-    longer = launch(progressive, "progressive.steps=20").wait()
-    assert longer.status == 2 and "lengthen the last stage, in the run directory's recipe.yaml" in longer.error
+    launch(progressive, "progressive.steps=20").refused("lengthen the last stage, in the run directory's recipe.yaml")
     written = interrupted.run_dir / "recipe.yaml"
     content = yaml.safe_load(written.read_text())
     content["stages"][-1]["steps"] += 2
     written.write_text(yaml.safe_dump(content))
-    assert launch(written).wait().summary["steps"] == 12
+    assert launch(written).finish().summary["steps"] == 12

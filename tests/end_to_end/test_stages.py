@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from pipeline.growth.sources import open_source
-from tests.end_to_end.conftest import FP32, write_recipe
+from tests.end_to_end.conftest import write_recipe
 
 PROGRESSIVE = [
     {"name": "six", "steps": 4, "trainable": ["layers.2-3", "head"]},
@@ -19,13 +19,6 @@ PROGRESSIVE = [
     {"name": "top", "steps": 4, "trainable": ["layers.4-5", "head"], "warmup_steps": 2},
     {"name": "full", "steps": 4},
 ]
-
-
-def ds_file(directory: Path) -> str:
-    """Write the DeepSpeed configuration of these runs."""
-    path = directory / "ds.json"
-    path.write_text(json.dumps(FP32))
-    return str(path)
 
 
 def whole(tensor) -> torch.Tensor:
@@ -48,9 +41,7 @@ def progressive(recipe) -> Path:
 @pytest.fixture(scope="module")
 def grown_twice(launch, prepared, tmp_path_factory):
     """An undisturbed progressive run on one rank."""
-    finished = launch(progressive(partial(write_recipe, tmp_path_factory.mktemp("progressive"), prepared))).wait()
-    assert finished.status == 0, finished.error
-    return finished
+    return launch(progressive(partial(write_recipe, tmp_path_factory.mktemp("progressive"), prepared))).finish()
 
 
 def test_a_run_grows_as_often_as_it_says(grown_twice):
@@ -76,9 +67,7 @@ def test_a_run_that_branches_off_another_takes_the_same_steps_as_if_it_had_taken
         if later.name > "step-00000010":
             shutil.rmtree(later)
     (other / "checkpoints" / "latest").write_text("step-00000010\n")
-    words = ["launch/pretrain.py", "--ds_config", ds_file(tmp_path), "--recipe", str(progressive(recipe))]
-    branch = launch.script([*words, "--branch_from", str(other)], tmp_path / "run").wait()
-    assert branch.status == 0, branch.error
+    branch = launch(progressive(recipe), "--branch_from", str(other)).finish()
     assert f"{other}: its first 10 steps are those of this run" in branch.output
     assert "continues from its checkpoint of step 10" in branch.output
     assert branch.losses == grown_twice.losses
@@ -95,18 +84,15 @@ def test_a_run_does_not_branch_off_one_whose_checkpoints_are_all_beyond_their_co
     content = yaml.safe_load(progressive(recipe).read_text())
     content["source"]["lr"] = 0.001
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
-    words = ["launch/pretrain.py", "--ds_config", ds_file(tmp_path), "--recipe", str(tmp_path / "recipe.yaml")]
-    branch = launch.script([*words, "--branch_from", str(grown_twice.run_dir)], tmp_path / "run").wait()
-    assert branch.status == 2
-    assert "within the 0 steps that it has in common with this run (then they differ in stages.source.lr" in branch.error
+    branch = launch(tmp_path / "recipe.yaml", "--branch_from", str(grown_twice.run_dir))
+    branch.refused("within the 0 steps that it has in common with this run (then they differ in stages.source.lr")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_source_without_a_length_is_trained_from_scratch_by_the_stages(launch, recipe, undisturbed):
     """To the bit as a source of so many steps is."""
     model = {"family": "gpt2", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    scratch = launch(recipe(source={"model": model}, target={}, stages=[{"name": "full", "steps": 8}])).wait()
-    assert scratch.status == 0, scratch.error
+    scratch = launch(recipe(source={"model": model}, target={}, stages=[{"name": "full", "steps": 8}])).finish()
     assert scratch.losses == undisturbed.losses[:8]
     certificate = json.loads((scratch.run_dir / "certificates" / "00.json").read_text())
     assert (certificate["verdict"], certificate["source_path"]) == ("exact", "random initialization")
@@ -123,8 +109,7 @@ def test_what_a_stage_does_not_train_stands_still(grown_twice):
 
 
 def test_two_ranks_give_the_losses_of_one_through_two_growths(grown_twice, launch, recipe):
-    together = launch(progressive(recipe), ranks=2, ds_config={"zero_optimization": {"stage": 3}}).wait()
-    assert together.status == 0, together.error
+    together = launch(progressive(recipe), ranks=2).finish()
     # 20 steps in fp32; the sums over the batch are taken in another order.
     assert together.losses == pytest.approx(grown_twice.losses, rel=1e-5)
 
@@ -135,8 +120,7 @@ def test_killed_between_and_behind_growths_the_losses_are_the_undisturbed_runs(g
     interrupted = launch(path)
     interrupted.wait_for_step(step)
     interrupted.kill()
-    resumed = launch(path).wait()
-    assert resumed.status == 0, resumed.error
+    resumed = launch(path).finish()
     assert resumed.losses == grown_twice.losses
     assert resumed.summary["losses"] == grown_twice.summary["losses"]
     assert resumed.evaluations == grown_twice.evaluations
@@ -148,8 +132,9 @@ def test_stages_have_batches_lengths_and_blends_of_their_own(launch, recipe):
         {"name": "large", "steps": 2, "train_batch_size": 16, "schedule": {"name": "constant"}, "lr": 0.001},
         {"name": "flops", "flops": 1.0e8},
     ]
-    finished = launch(recipe(stages=stages), ranks=2, ds_config={"zero_optimization": {"stage": 2}}).wait()
-    assert finished.status == 0, finished.error
+    # Of which the tokenizer has fewer.
+    ids = "source.model.vocab_size=448"
+    finished = launch(recipe(stages=stages), ids, ranks=2, ds_config={"zero_optimization": {"stage": 2}}).finish()
     by_stage = {name: [r for r in finished.metrics if r["stage"] == name] for name in ("short", "large", "flops")}
     assert len(by_stage["short"]) == 4
     tokens = [record["tokens"] for record in finished.metrics]
@@ -158,16 +143,14 @@ def test_stages_have_batches_lengths_and_blends_of_their_own(launch, recipe):
     spent = [record["flops_model"] for record in by_stage["flops"]]
     assert sum(spent[:-1]) < 1e8 <= sum(spent)
     # Another accumulation within a run, on one rank: the same losses.
-    alone = launch(recipe(stages=stages, run_dir=str(finished.run_dir) + "-alone")).wait()
-    assert alone.status == 0, alone.error
+    alone = launch(recipe(stages=stages, run_dir=str(finished.run_dir) + "-alone"), ids).finish()
     assert finished.losses == pytest.approx(alone.losses, rel=1e-5)
 
 
 def test_groups_have_rates_and_decays_of_their_own(launch, recipe):
     """A rate of next to nothing leaves the first layers all but where growth put them."""
     stages = [{"name": "s", "steps": 3, "groups": [{"parameters": ["embeddings", "layers.0-1"], "lr": 1e-12}]}]
-    finished = launch(recipe(stages=stages, checkpointing={"every": 1, "keep": 3})).wait()
-    assert finished.status == 0, finished.error
+    finished = launch(recipe(stages=stages, checkpointing={"every": 1, "keep": 3})).finish()
     first = open_source(finished.run_dir / "checkpoints" / "step-00000009").state
     last = open_source(finished.run_dir / "checkpoints" / "step-00000011").state
 

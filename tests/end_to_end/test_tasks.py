@@ -29,9 +29,7 @@ def text(tmp_path_factory):
 def finished(launch, prepared, text, tmp_path_factory):
     """A run that was scored amid training, by one rank. Tests that write into it copy it."""
     evaluation = {"every": 100, "windows": 9, "tasks": [f"text:{text}"], "tasks_every": EVERY}
-    ended = launch(write_recipe(tmp_path_factory.mktemp("scored"), prepared, evaluation=evaluation)).wait()
-    assert ended.status == 0, ended.error
-    return ended
+    return launch(write_recipe(tmp_path_factory.mktemp("scored"), prepared, evaluation=evaluation)).finish()
 
 
 def test_a_run_scores_its_models_at_the_ends_of_stages_and_in_between(finished, text):
@@ -50,16 +48,14 @@ def test_a_run_scores_its_models_at_the_ends_of_stages_and_in_between(finished, 
 
 
 def test_scores_behind_the_checkpoint_are_cut_off_and_taken_again(launch, finished, tmp_path):
-    shutil.copytree(finished.run_dir, tmp_path / "run")
-    run = RunPaths(tmp_path / "run")
+    run = RunPaths(shutil.copytree(finished.run_dir, tmp_path / "run"))
     before = read_scores(run.scores)
     run.summary.unlink()
     shutil.rmtree(run.checkpoints / "step-00000022")
     (run.checkpoints / "latest").write_text("step-00000020")
     recipe = finished.run_dir.parent / "recipe.yaml"
     # Tasks may be asked for at other steps from there on.
-    again = launch(recipe, f"run_dir={run.path}", "evaluation.tasks_every=21").wait()
-    assert again.status == 0, again.error
+    launch(recipe, f"run_dir={run.path}", "evaluation.tasks_every=21").finish()
     after = read_scores(run.scores)
     assert [score.step for score in after] == [6, 8, 12, 14, 18, 21, 22]
     assert after[:5] == before[:5]
@@ -78,14 +74,12 @@ def test_a_checkpoint_is_exported_for_what_wants_a_directory(finished):
 
 @pytest.mark.full
 def test_two_processes_of_which_neither_holds_the_model_score_what_the_run_did(launch, finished, text, tmp_path):
-    shutil.copytree(finished.run_dir, tmp_path / "run")
-    run = RunPaths(tmp_path / "run")
+    run = RunPaths(shutil.copytree(finished.run_dir, tmp_path / "run"))
     before = read_scores(run.scores)
     ds_config = tmp_path / "ds.json"
     ds_config.write_text(json.dumps(FP32))
     words = ["--model", str(run.path), str(run.source_model), "--task", f"text:{text}", "--ds_config", str(ds_config)]
-    evaluated = launch.command(["deepspeed", "--num_accelerators", "2", "launch/evaluate.py", *words], run.path).wait()
-    assert evaluated.status == 0, evaluated.error
+    launch.command(["deepspeed", "--num_accelerators", "2", "launch/evaluate.py", *words], run.path).finish()
     own, source = read_scores(run.scores)[len(before) :]
     # Float32 products of other shapes.
     assert own.metrics == pytest.approx(before[-1].metrics, rel=1e-5)

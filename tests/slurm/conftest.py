@@ -109,9 +109,7 @@ def toy(prepared: PreparedData, tmp_path: Path) -> Callable[..., Toy]:
 @pytest.fixture(scope="session")
 def undisturbed(launch, prepared: PreparedData, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """The toy run on two ranks of this machine, without Slurm."""
-    finished = launch(_toy(tmp_path_factory.mktemp("undisturbed"), prepared).recipe, ranks=2).wait()
-    assert finished.status == 0, finished.error
-    return finished
+    return launch(_toy(tmp_path_factory.mktemp("undisturbed"), prepared).recipe, ranks=2).finish()
 
 
 @pytest.fixture

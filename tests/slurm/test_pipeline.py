@@ -29,14 +29,7 @@ def _submitted(cluster: Cluster, words: list[str], directory: Path, environment:
     command = ["bash", f"{ROOT}/launch/slurm/pipeline.sh", *words]
     started = cluster.attempt(*command, cwd=directory, PROJECT_ROOT=str(ROOT), **environment)
     assert started.returncode == 0, started.stderr
-    print(started.stdout)
     return [Job(cluster, id) for id in re.findall(r"^[a-z]+ +(\d+)", started.stdout, flags=re.MULTILINE)]
-
-
-def _table(jobs: list[Job]) -> str:
-    keys = ("JobId", "JobName", "JobState", "ExitCode", "NodeList", "NumTasks", "SubmitTime", "StartTime", "EndTime", "RunTime")
-    rows = [dict(zip(keys, keys, strict=True)), *(job.fields for job in jobs)]
-    return "\n".join("  ".join(f"{row[key]:19}" if "Time" in key else f"{row[key]:9}" for key in keys) for row in rows)
 
 
 def test_the_chain_prepares_trains_a_source_grows_it_evaluates_that_and_reports(corpus, prepared, toy, cluster, tmp_path):
@@ -57,7 +50,6 @@ def test_the_chain_prepares_trains_a_source_grows_it_evaluates_that_and_reports(
     assert [job.state for job in jobs[1:]] == ["PENDING"] * 4
     for job in jobs:
         assert job.wait()["JobState"] == "COMPLETED", job.account()
-    print(_table(jobs))
     assert tree(shards) == tree(prepared.directory), "two MPI ranks on two nodes leave what one process alone leaves"
     trained = Finished(0, jobs[2].log, "", tmp_path / "run")
     grown = json.loads((trained.run_dir / "certificates" / "00.json").read_text())
@@ -76,7 +68,6 @@ def test_a_link_of_the_chain_that_fails_cancels_those_after_it(corpus, toy, clus
     chain = f"--data {data} --train {toy.recipe} --ds_config {toy.ds_config} --report {tmp_path}/page.html"
     jobs = _submitted(cluster, chain.split(), tmp_path, toy.environment(GROW_MPI="unknown"))
     ended = [job.wait() for job in jobs]
-    print(_table(jobs))
     assert [(fields["JobName"], fields["JobState"]) for fields in ended] == [
         ("prepare", "FAILED"),
         ("train", "CANCELLED"),

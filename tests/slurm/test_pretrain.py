@@ -1,7 +1,6 @@
 """Training jobs: signalled, requeued, cancelled, failing, and on a node that dies."""
 
 import re
-import time
 
 import psutil
 import pytest
@@ -21,13 +20,18 @@ def _resumed_from(submitted: Submitted) -> int:
     return int(step)
 
 
+def _requeued(submitted: Submitted) -> int:
+    """Signal a job amid its steps; return how many it has taken when it waits to go on."""
+    submitted.wait_for_step(20)
+    submitted.job.signal("USR1")
+    submitted.job.wait_for_state("PENDING", restarts=1)
+    return len(submitted.run.metrics)
+
+
 # Jobs of two nodes that are disturbed, below, have these losses too.
 @pytest.mark.full
 def test_two_nodes_train_as_two_ranks_of_one_machine(undisturbed, toy, cluster):
-    submitted_at = time.monotonic()
     submitted = toy().submit(cluster)
-    submitted.wait_for_step(1)
-    print(f"from sbatch to the first step: {time.monotonic() - submitted_at:.1f} s")
     finished = submitted.finish()
     assert f"job {submitted.job.id}, restart 0, nodes n[1-2], 2 ranks" in finished.output
     assert finished.losses == undisturbed.losses
@@ -36,20 +40,13 @@ def test_two_nodes_train_as_two_ranks_of_one_machine(undisturbed, toy, cluster):
 
 def test_signalled_the_job_saves_is_requeued_and_its_losses_are_the_undisturbed_runs(undisturbed, toy, cluster):
     submitted = toy().submit(cluster)
-    submitted.wait_for_step(20)
-    submitted.job.signal("USR1")
-    submitted.job.wait_for_state("PENDING", restarts=1)
-    steps = len(submitted.run.metrics)
+    steps = _requeued(submitted)
     assert steps < len(undisturbed.metrics)
     resumed = submitted.finish()
     assert submitted.job.fields["Restarts"] == "1"
     assert _resumed_from(submitted) == steps, "nothing that was done is done again"
     for attempt in (0, 1):
         assert f"job {submitted.job.id}, restart {attempt}, nodes n[1-2], 2 ranks" in resumed.output, "the log is appended to"
-    print(resumed.output)
-    print("step  attempt  requeued            undisturbed")
-    for record, loss in zip(resumed.metrics, undisturbed.losses, strict=True):
-        print(f"{record['step']:4}  {record['step'] > steps:7}  {record['loss']:<18}  {loss:<18}")
     assert [record["step"] for record in resumed.metrics] == list(range(1, len(undisturbed.metrics) + 1))
     assert resumed.losses == undisturbed.losses
     assert resumed.evaluations == undisturbed.evaluations
@@ -59,13 +56,9 @@ def test_signalled_the_job_saves_is_requeued_and_its_losses_are_the_undisturbed_
 
 def test_a_job_that_waits_is_given_fewer_nodes_and_goes_on_with_them(undisturbed, toy, cluster):
     submitted = toy().submit(cluster, options=("--nodes=2",))
-    submitted.wait_for_step(20)
-    submitted.job.signal("USR1")
-    submitted.job.wait_for_state("PENDING", restarts=1)
+    steps = _requeued(submitted)
     cluster.client("scontrol", "update", f"job={submitted.job.id}", "NumNodes=1")
-    steps = len(submitted.run.metrics)
     resumed = submitted.finish()
-    print(resumed.output)
     assert f"job {submitted.job.id}, restart 0, nodes n[1-2], 2 ranks" in resumed.output
     assert re.search(rf"job {submitted.job.id}, restart 1, nodes n[12], 1 rank\n", resumed.output)
     assert _resumed_from(submitted) == steps
@@ -97,7 +90,6 @@ def test_as_the_time_limit_nears_the_job_saves_and_has_itself_requeued(undisturb
     limit = ("--time=2", "--signal=B:USR1@10")
     submitted = toy().submit(cluster, options=(*TWO_NODES, *limit), PYTHONPATH=planted(_SLOW_AT_FIRST))
     resumed = submitted.finish(timeout=280)
-    print(resumed.output)
     fields = submitted.job.fields
     assert (fields["TimeLimit"], fields["Restarts"]) == ("00:02:00", "1")
     assert "stopped at a signal; requeueing" in resumed.output and "DUE TO TIME LIMIT" not in resumed.output
