@@ -10,13 +10,7 @@ from pipeline.common.errors import UserError
 
 Format = Literal["txt", "jsonl", "json", "parquet"]
 
-_FORMATS: dict[str, Format] = {
-    ".txt": "txt",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "json",
-    ".parquet": "parquet",
-}
+_FORMATS: dict[str, Format] = {".txt": "txt", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}
 _COMPRESSIONS = (".gz", ".zst", ".bz2", ".xz")
 KNOWN = "{} (all but .parquet also compressed: {})".format(", ".join(_FORMATS), ", ".join(_COMPRESSIONS))
 """The endings of names that are read, in words."""

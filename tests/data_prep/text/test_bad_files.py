@@ -23,16 +23,7 @@ from data_prep.text.readers import ranges_of_file, read_range
 from data_prep.text.rejects import BAD_FILE, BAD_RECORD, TOO_LONG, Rejects
 from pipeline.common.errors import UserError
 from tests.data_prep.prose import made_up_texts
-from tests.data_prep.text.reading import (
-    COMPRESSED,
-    LINES,
-    TEXTS,
-    config,
-    looking_back,
-    parquet,
-    read,
-    write,
-)
+from tests.data_prep.text.reading import COMPRESSED, LINES, TEXTS, config, looking_back, parquet, read, write
 
 DAMAGED = {
     "breaks_off.jsonl.zst": (zstandard.compress(LINES)[:-9], "the compressed file breaks off"),

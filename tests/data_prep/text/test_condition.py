@@ -40,18 +40,7 @@ def test_the_columns_of_a_condition_are_its_names_whole_and_without_methods_and_
 
 @pytest.mark.parametrize(
     "expression",
-    [
-        "score >=",
-        "3 > 2",
-        "score = 3",
-        "a; b",
-        "[x for x in y]",
-        "lambda: x",
-        "x ** 9",
-        "",
-        "__import__('os')",
-        "open(x)",
-    ],
+    ["score >=", "3 > 2", "score = 3", "a; b", "[x for x in y]", "lambda: x", "x ** 9", "", "__import__('os')", "open(x)"],
 )
 def test_what_is_no_condition_is_refused(expression):
     with pytest.raises(ConditionError, match=r"is no condition|calls "):

@@ -234,10 +234,7 @@ def test_beside_an_accuracy_stands_that_of_saying_one_class(evaluate, masked, re
     assert status == 0, error
     (score,) = read_scores(out)
     assert score.data["majority"] == 3 / 4
-    assert output.splitlines()[-2:] == [
-        "sst2: 2 of 4 training examples",
-        "sst2: majority (always the commonest class): 0.7500",
-    ]
+    assert output.splitlines()[-2:] == ["sst2: 2 of 4 training examples", "sst2: majority (always the commonest class): 0.7500"]
     assert "after epoch 1" in output
 
 
