@@ -64,6 +64,15 @@ def config(family: str, **keys: Any) -> Files:
     return {"config.json": {"model_type": family, **keys}}
 
 
+def told(**keys: Any) -> Files:
+    """What tokenizer_config.json says."""
+    return {"tokenizer_config.json": keys}
+
+
+def _mapped(names: dict[str, Any], **more: Any) -> Files:
+    return {"special_tokens_map.json": names | more}
+
+
 def _trained(tokenizer: Tokenizer, size: int, special: list[str]) -> dict[str, Any]:
     """The model part of a trained tokenizer's JSON."""
     if isinstance(tokenizer.model, models.WordPiece):
@@ -75,15 +84,19 @@ def _trained(tokenizer: Tokenizer, size: int, special: list[str]) -> dict[str, A
     return json.loads(tokenizer.to_str())["model"]
 
 
-def _byte_level(special: list[str], pattern: str | None = None) -> Files:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+def _cut(tokenizer: Tokenizer, pattern: str | None, prefix: bool = False) -> Tokenizer:
+    """A tokenizer that cuts words by GPT-2's expression, or text in NFC by another one."""
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
     if pattern is not None:
         tokenizer.normalizer = normalizers.NFC()
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Split(Regex(pattern), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
         )
-    model = _trained(tokenizer, 500, special)
+    return tokenizer
+
+
+def _byte_level(special: list[str], pattern: str | None = None) -> Files:
+    model = _trained(_cut(Tokenizer(models.BPE()), pattern), 500, special)
     merges = "".join(" ".join(merge) + "\n" for merge in model["merges"])
     return {"vocab.json": model["vocab"], "merges.txt": f"#version: 0.2\n{merges}"}
 
@@ -91,13 +104,7 @@ def _byte_level(special: list[str], pattern: str | None = None) -> Files:
 def _as_json(files: Files, special: list[str], *, pattern: str | None = None, prefix: bool = False, **more: Any) -> Files:
     """A byte-level tokenizer as tokenizer.json, by the library that writes it; `more` goes into the file."""
     merges = [tuple(line.split(" ")) for line in files["merges.txt"].splitlines()[1:]]
-    tokenizer = Tokenizer(models.BPE(files["vocab.json"], merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
-    if pattern is not None:
-        tokenizer.normalizer = normalizers.NFC()
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Split(Regex(pattern), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
-        )
+    tokenizer = _cut(Tokenizer(models.BPE(files["vocab.json"], merges)), pattern, prefix)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in special])
@@ -106,71 +113,36 @@ def _as_json(files: Files, special: list[str], *, pattern: str | None = None, pr
 
 def saved(length: int, pad: str, pad_id: int) -> dict[str, Any]:
     """What a call with truncation and padding leaves in tokenizer.json."""
+    padding = {"strategy": {"Fixed": length}, "direction": "Right", "pad_to_multiple_of": None}
     return {
         "truncation": {"direction": "Right", "max_length": length, "strategy": "LongestFirst", "stride": 0},
-        "padding": {
-            "strategy": {"Fixed": length},
-            "direction": "Right",
-            "pad_to_multiple_of": None,
-            "pad_id": pad_id,
-            "pad_type_id": 0,
-            "pad_token": pad,
-        },
+        "padding": padding | {"pad_id": pad_id, "pad_type_id": 0, "pad_token": pad},
     }
 
 
-def _described(token: str, **keys: bool) -> dict[str, Any]:
+def described(token: str, **keys: Any) -> dict[str, Any]:
     """A special token as special_tokens_map.json has it."""
     return {"content": token, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False} | keys
 
 
 _END = "<|endoftext|>"
+_VERBATIM = "PreTrainedTokenizerFast"
 GPT2 = _byte_level([_END])
 _GPT2_SIZE = len(GPT2["vocab.json"])
-_GPT2_MAP = {"special_tokens_map.json": {"bos_token": _END, "eos_token": _END, "unk_token": _END}}
-_GPT2_ADDED = {
-    "special_tokens_map.json": {"bos_token": _END, "eos_token": _END, "unk_token": _END, "pad_token": "[PAD]"},
-    "added_tokens.json": {"[PAD]": _GPT2_SIZE, "<new>": _GPT2_SIZE + 1},
-}
+_GPT2_NAMES = dict.fromkeys(("bos_token", "eos_token", "unk_token"), _END)
+_GPT2_MAP = _mapped(_GPT2_NAMES)
+_GPT2_ADDED = _mapped(_GPT2_NAMES, pad_token="[PAD]") | {"added_tokens.json": {"[PAD]": _GPT2_SIZE, "<new>": _GPT2_SIZE + 1}}
 _GPT2_JSON = _as_json(GPT2, [_END])
-_GPT2_CONFIG = {"tokenizer_config.json": {"model_max_length": 1024}}
-_GPT2_CLASS = {
-    "tokenizer_config.json": {
-        "add_prefix_space": False,
-        "bos_token": _END,
-        "eos_token": _END,
-        "unk_token": _END,
-        "name_or_path": "gpt2",
-        "special_tokens_map_file": None,
-        "tokenizer_class": "GPT2Tokenizer",
-    }
-}
-_GPT2_V5 = {
-    "tokenizer_config.json": {
-        "add_prefix_space": False,
-        "backend": "tokenizers",
-        "bos_token": _END,
-        "eos_token": _END,
-        "errors": "replace",
-        "is_local": False,
-        "model_max_length": 1024,
-        "pad_token": _END,
-        "tokenizer_class": "GPT2Tokenizer",
-        "unk_token": _END,
-    }
-}
+_GPT2_CONFIG = told(model_max_length=1024)
+_GPT2_OWN = _GPT2_NAMES | {"add_prefix_space": False, "tokenizer_class": "GPT2Tokenizer"}
+_GPT2_CLASS = told(**_GPT2_OWN, name_or_path="gpt2", special_tokens_map_file=None)
+_GPT2_V5 = told(**_GPT2_OWN, backend="tokenizers", errors="replace", is_local=False, model_max_length=1024, pad_token=_END)
 
-ROBERTA = _byte_level(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
 _ROBERTA_SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-_ROBERTA_NAMES = {
-    "bos_token": "<s>",
-    "eos_token": "</s>",
-    "unk_token": "<unk>",
-    "sep_token": "</s>",
-    "pad_token": "<pad>",
-    "cls_token": "<s>",
-}
-_ROBERTA_MAP = {"special_tokens_map.json": _ROBERTA_NAMES | {"mask_token": _described("<mask>", lstrip=True)}}
+ROBERTA = _byte_level(_ROBERTA_SPECIAL)
+_ROBERTA_ROLES = {"bos": "<s>", "eos": "</s>", "unk": "<unk>", "sep": "</s>", "pad": "<pad>", "cls": "<s>"}
+_ROBERTA_NAMES = {f"{role}_token": token for role, token in _ROBERTA_ROLES.items()}
+_ROBERTA_MAP = _mapped(_ROBERTA_NAMES, mask_token=described("<mask>", lstrip=True))
 _ROBERTA_JSON = _as_json(ROBERTA, _ROBERTA_SPECIAL)
 
 _BERT_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -199,16 +171,17 @@ def _bert_json(files: Files, lower: bool, **more: Any) -> Files:
 
 
 _BERT_NAMES = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]"}
-_BERT_MAP = {"special_tokens_map.json": _BERT_NAMES}
-
-
-def _told_bert(lower: bool, **keys: Any) -> Files:
-    return {"tokenizer_config.json": {"do_lower_case": lower, **keys}}
+_BERT_MAP = _mapped(_BERT_NAMES)
+_BERT_ADDED = {"added_tokens.json": {"<new>": UNCASED["vocab.txt"].count("\n")}}
+_LOWER = told(do_lower_case=True)
+_BERT_CLASS = told(do_lower_case=True, tokenizer_class="BertTokenizer")
+_CASED_CLASS = told(do_lower_case=False, tokenizer_class="BertTokenizer")
+_CASED_FAST = told(do_lower_case=False, tokenizer_class="BertTokenizerFast")
 
 
 def _decoder(tokens: dict[int, str], **keys: Any) -> dict[str, Any]:
     """Added tokens as tokenizer_config.json has them since 4.34."""
-    return {"added_tokens_decoder": {str(n): _described(token) | {"special": True} | keys for n, token in tokens.items()}}
+    return {"added_tokens_decoder": {str(n): described(token) | {"special": True} | keys for n, token in tokens.items()}}
 
 
 def _sentencepiece() -> bytes:
@@ -258,14 +231,15 @@ _LLAMA_TOLD = _LLAMA_NAMES | {
     "sp_model_kwargs": {},
     "tokenizer_class": "LlamaTokenizer",
 }
-_LLAMA_MAP = {"special_tokens_map.json": {name: _described(token) for name, token in _LLAMA_NAMES.items()}}
+_LLAMA_MAP = _mapped({name: described(token) for name, token in _LLAMA_NAMES.items()})
 
 
 def _told_llama(**keys: Any) -> Files:
-    return {"tokenizer_config.json": _LLAMA_TOLD | keys}
+    return told(**_LLAMA_TOLD | keys)
 
 
 _LLAMA3_SPECIAL = ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"]
+_LLAMA3_NAMES = {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"}
 _LLAMA3_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -273,13 +247,8 @@ _LLAMA3 = _byte_level([], _LLAMA3_PATTERN)
 _LLAMA3_FILES = _as_json(_LLAMA3, _LLAMA3_SPECIAL, pattern=_LLAMA3_PATTERN) | {
     # Meta's own file, tiktoken's: a piece in base64 and its rank.
     "tokenizer.model": b"IQ== 0\nIg== 1\nIw== 2\n",
-    "tokenizer_config.json": {
-        "bos_token": "<|begin_of_text|>",
-        "eos_token": "<|end_of_text|>",
-        "model_max_length": 131072,
-        "tokenizer_class": "PreTrainedTokenizerFast",
-    },
-    "special_tokens_map.json": {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"},
+    **told(**_LLAMA3_NAMES, model_max_length=131072, tokenizer_class="PreTrainedTokenizerFast"),
+    **_mapped(_LLAMA3_NAMES),
 }
 
 QWEN = _byte_level([], _QWEN)
@@ -304,7 +273,7 @@ _QWEN_TOLD = {
 
 
 def _qwen(family: str) -> dict[str, Form]:
-    described, beside = {"tokenizer_config.json": _QWEN_TOLD}, config(family)
+    described, beside = told(**_QWEN_TOLD), config(family)
     tools = _decoder({_QWEN_SIZE + 3: "<new>"}, special=False)["added_tokens_decoder"]
     grown = _QWEN_TOLD | {"added_tokens_decoder": _QWEN_TOLD["added_tokens_decoder"] | tools}
     plain = {key: value for key, value in _QWEN_TOLD.items() if not key.startswith("add")}
@@ -313,10 +282,8 @@ def _qwen(family: str) -> dict[str, Form]:
         f"{family} slow, class alone": Form(lambda: QWEN | described),
         f"{family} fast and slow": Form(lambda: QWEN | _QWEN_JSON | described | beside),
         f"{family} fast": Form(lambda: _QWEN_JSON | described | beside),
-        f"{family} fast, saved by 5": Form(
-            lambda: _QWEN_JSON | {"tokenizer_config.json": plain | {"backend": "tokenizers"}} | beside
-        ),
-        f"{family} added, no special token": Form(lambda: QWEN | {"tokenizer_config.json": grown} | beside),
+        f"{family} fast, saved by 5": Form(lambda: _QWEN_JSON | told(**plain, backend="tokenizers") | beside),
+        f"{family} added, no special token": Form(lambda: QWEN | told(**grown) | beside),
         f"{family} truncated": Form(
             lambda: _as_json(QWEN, _QWEN_ADDED, pattern=_QWEN, **saved(8, _END, _QWEN_SIZE)) | described | beside
         ),
@@ -325,12 +292,12 @@ def _qwen(family: str) -> dict[str, Form]:
 
 def _llama(family: str) -> dict[str, Form]:
     beside, both = config(family), {**LLAMA, **_llama_json()}
-    pad = {"added_tokens.json": {"<pad>": 600}, "special_tokens_map.json": _LLAMA_NAMES | {"pad_token": "<pad>"}}
-    old = {"tokenizer_config.json": {"model_max_length": 2048, "padding_side": "right", "tokenizer_class": "LlamaTokenizer"}}
+    pad = {"added_tokens.json": {"<pad>": 600}} | _mapped(_LLAMA_NAMES, pad_token="<pad>")
+    old = told(model_max_length=2048, padding_side="right", tokenizer_class="LlamaTokenizer")
     return {
         f"{family} slow": Form(lambda: LLAMA | _told_llama() | _LLAMA_MAP | beside),
         f"{family} slow, legacy": Form(lambda: LLAMA | _told_llama(legacy=True) | _LLAMA_MAP | beside),
-        f"{family} slow, of 4.28": Form(lambda: LLAMA | old | {"special_tokens_map.json": _LLAMA_NAMES} | beside),
+        f"{family} slow, of 4.28": Form(lambda: LLAMA | old | _mapped(_LLAMA_NAMES) | beside),
         f"{family} slow, no bos": Form(lambda: LLAMA | _told_llama(add_bos_token=False) | _LLAMA_MAP | beside),
         f"{family} slow, bos and eos": Form(lambda: LLAMA | _told_llama(add_eos_token=True) | beside),
         f"{family} slow, class alone": Form(lambda: LLAMA | _told_llama()),
@@ -339,9 +306,7 @@ def _llama(family: str) -> dict[str, Form]:
         f"{family} fast and slow": Form(lambda: both | _told_llama() | _LLAMA_MAP | beside),
         f"{family} fast and slow, legacy": Form(lambda: both | _told_llama(legacy=True) | _LLAMA_MAP | beside),
         f"{family} fast, class alone": Form(lambda: _llama_json() | _told_llama(tokenizer_class="LlamaTokenizerFast")),
-        f"{family} fast, verbatim": Form(
-            lambda: _llama_json() | _told_llama(tokenizer_class="PreTrainedTokenizerFast") | beside
-        ),
+        f"{family} fast, verbatim": Form(lambda: _llama_json() | _told_llama(tokenizer_class=_VERBATIM) | beside),
         f"{family} truncated": Form(lambda: LLAMA | _llama_json(**saved(8, "</s>", 2)) | _told_llama() | beside),
         f"{family} tiktoken beside json": Form(lambda: _LLAMA3_FILES | beside),
     }
@@ -352,7 +317,7 @@ FORMS: dict[str, Form] = {
     "gpt2 slow, of the hub": Form(lambda: GPT2 | _GPT2_CONFIG | config("gpt2")),
     "gpt2 slow, class alone": Form(lambda: GPT2 | _GPT2_CLASS | _GPT2_MAP),
     "gpt2 slow, added": Form(lambda: GPT2 | _GPT2_CLASS | _GPT2_ADDED | config("gpt2", vocab_size=_GPT2_SIZE + 2)),
-    "gpt2 slow, prefix": Form(lambda: GPT2 | {"tokenizer_config.json": {"add_prefix_space": True}} | config("gpt2")),
+    "gpt2 slow, prefix": Form(lambda: GPT2 | told(add_prefix_space=True) | config("gpt2")),
     "gpt2 slow, resized": Form(lambda: GPT2 | _GPT2_CLASS | config("gpt2", vocab_size=1024)),
     "gpt2 bare": Form(lambda: GPT2, "gpt2"),
     "gpt2 fast and slow": Form(lambda: GPT2 | _GPT2_JSON | _GPT2_CONFIG | config("gpt2")),
@@ -362,23 +327,15 @@ FORMS: dict[str, Form] = {
     "gpt2 truncated": Form(lambda: GPT2 | _as_json(GPT2, [_END], **saved(8, _END, 0)) | _GPT2_CLASS | config("gpt2")),
     "gpt2 truncated, json alone": Form(lambda: _as_json(GPT2, [_END], **saved(8, _END, 0))),
     "gpt2 prefix, verbatim": Form(
-        lambda: (
-            _as_json(GPT2, [_END], prefix=True)
-            | {"tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": _END}}
-            | config("gpt2")
-        )
+        lambda: _as_json(GPT2, [_END], prefix=True) | told(tokenizer_class=_VERBATIM, eos_token=_END) | config("gpt2")
     ),
     "roberta slow": Form(lambda: ROBERTA | config("roberta")),
     "roberta slow, map": Form(lambda: ROBERTA | _ROBERTA_MAP | config("roberta")),
     "roberta bare": Form(lambda: ROBERTA, "roberta"),
     "roberta fast and slow": Form(
-        lambda: (
-            ROBERTA | _ROBERTA_JSON | _ROBERTA_MAP | {"tokenizer_config.json": {"model_max_length": 512}} | config("roberta")
-        )
+        lambda: ROBERTA | _ROBERTA_JSON | _ROBERTA_MAP | told(model_max_length=512) | config("roberta")
     ),
-    "roberta fast": Form(
-        lambda: _ROBERTA_JSON | {"tokenizer_config.json": {"tokenizer_class": "RobertaTokenizerFast"}} | config("roberta")
-    ),
+    "roberta fast": Form(lambda: _ROBERTA_JSON | told(tokenizer_class="RobertaTokenizerFast") | config("roberta")),
     "roberta truncated": Form(
         lambda: ROBERTA | _as_json(ROBERTA, _ROBERTA_SPECIAL, **saved(8, "<pad>", 1)) | _ROBERTA_MAP | config("roberta")
     ),
@@ -386,42 +343,21 @@ FORMS: dict[str, Form] = {
         lambda: ROBERTA | {"added_tokens.json": {"<new>": len(ROBERTA["vocab.json"])}} | _ROBERTA_MAP | config("roberta")
     ),
     "bert slow": Form(lambda: UNCASED | config("bert")),
-    "bert slow, told": Form(lambda: UNCASED | _told_bert(True, model_max_length=512) | config("bert")),
-    "bert slow, class alone": Form(lambda: UNCASED | _told_bert(True, tokenizer_class="BertTokenizer") | _BERT_MAP),
-    "bert slow, cased": Form(lambda: CASED | _told_bert(False) | config("bert")),
-    "bert slow, cased, class alone": Form(lambda: CASED | _told_bert(False, tokenizer_class="BertTokenizer") | _BERT_MAP),
-    "bert slow, accents kept": Form(lambda: UNCASED | _told_bert(True, strip_accents=False) | config("bert")),
-    "bert slow, no Chinese": Form(lambda: UNCASED | _told_bert(True, tokenize_chinese_chars=False) | config("bert")),
-    "bert slow, added": Form(
-        lambda: (
-            UNCASED
-            | {"added_tokens.json": {"<new>": UNCASED["vocab.txt"].count("\n")}}
-            | _BERT_MAP
-            | _told_bert(True)
-            | config("bert")
-        )
-    ),
+    "bert slow, told": Form(lambda: UNCASED | told(do_lower_case=True, model_max_length=512) | config("bert")),
+    "bert slow, class alone": Form(lambda: UNCASED | _BERT_CLASS | _BERT_MAP),
+    "bert slow, cased": Form(lambda: CASED | told(do_lower_case=False) | config("bert")),
+    "bert slow, cased, class alone": Form(lambda: CASED | _CASED_CLASS | _BERT_MAP),
+    "bert slow, accents kept": Form(lambda: UNCASED | told(do_lower_case=True, strip_accents=False) | config("bert")),
+    "bert slow, no Chinese": Form(lambda: UNCASED | told(do_lower_case=True, tokenize_chinese_chars=False) | config("bert")),
+    "bert slow, added": Form(lambda: UNCASED | _BERT_ADDED | _BERT_MAP | _LOWER | config("bert")),
     "bert bare": Form(lambda: UNCASED, "bert"),
-    "bert fast and slow": Form(lambda: UNCASED | _bert_json(UNCASED, True) | _BERT_MAP | _told_bert(True) | config("bert")),
+    "bert fast and slow": Form(lambda: UNCASED | _bert_json(UNCASED, True) | _BERT_MAP | _LOWER | config("bert")),
     "bert fast": Form(lambda: _bert_json(UNCASED, True) | config("bert")),
-    "bert fast, cased": Form(
-        lambda: CASED | _bert_json(CASED, False) | _told_bert(False, tokenizer_class="BertTokenizerFast") | config("bert")
-    ),
+    "bert fast, cased": Form(lambda: CASED | _bert_json(CASED, False) | _CASED_FAST | config("bert")),
     "bert fast, cased, verbatim": Form(
-        lambda: (
-            _bert_json(CASED, False)
-            | {"tokenizer_config.json": _BERT_NAMES | {"tokenizer_class": "PreTrainedTokenizerFast"}}
-            | config("bert")
-        )
+        lambda: _bert_json(CASED, False) | told(**_BERT_NAMES, tokenizer_class=_VERBATIM) | config("bert")
     ),
-    "bert truncated": Form(
-        lambda: (
-            UNCASED
-            | _bert_json(UNCASED, True, **saved(8, "[PAD]", 0))
-            | _told_bert(True, tokenizer_class="BertTokenizer")
-            | config("bert")
-        )
-    ),
+    "bert truncated": Form(lambda: UNCASED | _bert_json(UNCASED, True, **saved(8, "[PAD]", 0)) | _BERT_CLASS | config("bert")),
     **_llama("llama"),
     **_llama("mistral"),
     **_qwen("qwen2"),

@@ -12,7 +12,7 @@ from data_prep.shards import Shard
 from data_prep.tokenizers.loading import difference, given_tokenizer, load_tokenizer
 from pipeline.common.errors import UserError
 from tests.data_prep.preparing import preparation, write_jsonl
-from tests.data_prep.tokenizers.forms import CASED, FORMS, GPT2, LLAMA, TEXTS, config, write
+from tests.data_prep.tokenizers.forms import CASED, FORMS, GPT2, LLAMA, TEXTS, config, described, told, write
 
 NAMES = ("eos", "sep", "cls", "mask", "bos")
 
@@ -98,7 +98,7 @@ def _vocabulary(special):
     return {"vocab.json": {token: number for number, token in enumerate([*special, *"abc"])}, "merges.txt": "#version: 0.2\n"}
 
 
-_CLASS = {"tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast"}}
+_CLASS = told(tokenizer_class="PreTrainedTokenizerFast")
 _WORDS = {
     "type": "WordLevel",
     "vocab": {word: number for number, word in enumerate(["[UNK]", "[SEP]", "ba", "ce"])},
@@ -108,17 +108,7 @@ _SPELLED = {
     "version": "1.0",
     "truncation": None,
     "padding": None,
-    "added_tokens": [
-        {
-            "id": 1,
-            "content": "[SEP]",
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": True,
-        }
-    ],
+    "added_tokens": [described("[SEP]", id=1, special=True)],
     "normalizer": None,
     "pre_tokenizer": {"type": "WhitespaceSplit"},
     "post_processor": None,
@@ -150,13 +140,13 @@ REFUSED = {
     ),
     "no end": (lambda: _without("llama fast, verbatim", "tokenizer_config.json") | _CLASS, "has no end-of-document token"),
     "an empty end": (
-        lambda: LLAMA | {"tokenizer_config.json": {"tokenizer_class": "LlamaTokenizer", "eos_token": ""}},
+        lambda: LLAMA | told(tokenizer_class="LlamaTokenizer", eos_token=""),
         "has no end-of-document token",
     ),
     "spelled all the same": (
         lambda: {
             "tokenizer.json": _SPELLED,
-            "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", "sep_token": "[SEP]", "unk_token": "[UNK]"},
+            **told(tokenizer_class="PreTrainedTokenizerFast", sep_token="[SEP]", unk_token="[UNK]"),
         },
         r"makes the special token '\[SEP\]' of a text that spells it.*set tokenizer.split_special_tokens: false",
     ),
@@ -168,7 +158,7 @@ REFUSED = {
     ),
     "code of its own": (
         lambda: {
-            "tokenizer_config.json": {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}},
+            **told(tokenizer_class="Own", auto_map={"AutoTokenizer": ["own.Own", None]}),
             "own.py": "raise SystemExit('was run')",
             "tokenizer.json": FORMS["gpt2 fast"].files()["tokenizer.json"],
             "config.json": {"model_type": "own"},
@@ -196,40 +186,36 @@ def test_where_a_class_differs_in_the_blank_in_front_alone_it_is_remarked_on(tmp
         assert load_tokenizer(FORMS[name].write(tmp_path / name)).remarks == ()
 
 
+_NO_FILE = object()
+
+
 @pytest.mark.parametrize(
-    ("keys", "fits"),
+    ("keys", "listed", "fits"),
     [
-        ({}, True),
-        ({"eos_token_id": None}, True),
-        ({"eos_token_id": 2}, True),
-        ({"eos_token_id": [1, 2]}, True),
+        ({}, _NO_FILE, True),
+        ({"eos_token_id": None}, _NO_FILE, True),
+        ({"eos_token_id": 2}, _NO_FILE, True),
+        ({"eos_token_id": [1, 2]}, _NO_FILE, True),
         # What is no id of the vocabulary is a class's default.
-        ({"eos_token_id": 50256}, True),
-        ({"eos_token_id": 1}, False),
-        ({"eos_token_id": [0, 1]}, False),
+        ({"eos_token_id": 50256}, _NO_FILE, True),
+        ({"eos_token_id": 1}, _NO_FILE, False),
+        ({"eos_token_id": [0, 1]}, _NO_FILE, False),
+        # What generation_config.json lists is an end of the model's too.
+        ({"eos_token_id": 1}, [1, 2], True),
+        ({"eos_token_id": 1}, 2, True),
+        ({"eos_token_id": 1}, [0, 1], False),
+        ({"eos_token_id": 1}, None, False),
     ],
 )
-def test_documents_end_as_the_models_configuration_says(tmp_path, keys, fits):
+def test_documents_end_as_the_models_configuration_says(tmp_path, keys, listed, fits):
     directory = FORMS["llama slow"].write(tmp_path)
-    write(tmp_path, config("llama", **keys))
+    generation = {} if listed is _NO_FILE else {"generation_config.json": {"eos_token_id": listed}}
+    write(directory, config("llama", **keys) | generation)
     if fits:
         assert given_tokenizer(directory, True).eos_id == 2
     else:
-        with pytest.raises(
-            UserError, match=r"config.json: eos_token_id is .*, and the tokenizer there ends a text with '</s>', 2"
-        ):
-            given_tokenizer(directory, True)
-
-
-@pytest.mark.parametrize(("listed", "fits"), [([1, 2], True), (2, True), ([0, 1], False), (None, False)])
-def test_an_end_that_generation_config_lists_is_one_of_the_models(tmp_path, listed, fits):
-    directory = FORMS["llama slow"].write(tmp_path)
-    write(tmp_path, config("llama", eos_token_id=1))
-    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": listed}))
-    if fits:
-        assert given_tokenizer(directory, True).eos_id == 2
-    else:
-        with pytest.raises(UserError, match="copy the directory, and make the two agree there"):
+        sentence = r"config.json: eos_token_id is .*, and the tokenizer there ends a text with '</s>', 2; copy the directory"
+        with pytest.raises(UserError, match=f"{sentence}, and make the two agree there"):
             given_tokenizer(directory, True)
 
 
