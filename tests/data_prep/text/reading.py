@@ -14,6 +14,7 @@ import pyarrow.parquet
 import zstandard
 
 from data_prep.settings import CorpusConfig
+from data_prep.text.input_ranges import InputRange
 from data_prep.text.readers import ranges_of_file, read_range
 from data_prep.text.rejects import Rejects
 
@@ -25,14 +26,19 @@ def config(**options: object) -> CorpusConfig:
     return CorpusConfig(**({"files": ["-"]} | options))
 
 
-def read(path: Path, range_bytes: int = 1 << 20, rejects: Rejects | None = None, **options: object) -> list[str]:
-    corpus = config(**options)
-    rejects = Rejects() if rejects is None else rejects
-    return [
-        document.text
-        for input_range in ranges_of_file(path, corpus, range_bytes)
-        for document in read_range(input_range, corpus, rejects)
-    ]
+def read_counted(path: Path, range_bytes: int = 1 << 20, **options: object) -> tuple[list[str], Rejects]:
+    """A file's texts, and what of it was not taken."""
+    corpus, rejects = config(**options), Rejects()
+    ranges = ranges_of_file(path, corpus, range_bytes)
+    return [text for input_range in ranges for text in texts_of(input_range, corpus, rejects)], rejects
+
+
+def read(path: Path, range_bytes: int = 1 << 20, **options: object) -> list[str]:
+    return read_counted(path, range_bytes, **options)[0]
+
+
+def texts_of(input_range: InputRange, corpus: CorpusConfig | None = None, rejects: Rejects | None = None) -> list[str]:
+    return [document.text for document in read_range(input_range, corpus or config(), rejects or Rejects())]
 
 
 def write(path: Path, content: bytes) -> Path:

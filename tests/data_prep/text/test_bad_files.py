@@ -23,8 +23,20 @@ from data_prep.text.readers import ranges_of_file, read_range
 from data_prep.text.rejects import BAD_FILE, BAD_RECORD, TOO_LONG, Rejects
 from pipeline.common.errors import UserError
 from tests.data_prep.prose import made_up_texts
-from tests.data_prep.text.reading import COMPRESSED, LINES, TEXTS, config, looking_back, parquet, read, write
+from tests.data_prep.text.reading import (
+    COMPRESSED,
+    LINES,
+    TEXTS,
+    config,
+    looking_back,
+    parquet,
+    read,
+    read_counted,
+    texts_of,
+    write,
+)
 
+ROOT = Path(__file__).parents[3]
 DAMAGED = {
     "breaks_off.jsonl.zst": (zstandard.compress(LINES)[:-9], "the compressed file breaks off"),
     "no.jsonl.zst": (b"this is not zstandard", "the file is damaged"),
@@ -59,10 +71,14 @@ def test_a_damaged_or_empty_file_is_refused_by_name_or_counted(tmp_path, name):
     path = write(tmp_path / name, content)
     with pytest.raises(UserError, match=f"{name}: {message}.*; correct it, or set bad_files: skip$"):
         read(path)
-    rejects = Rejects()
-    read(path, rejects=rejects, bad_files="skip")
+    _, rejects = read_counted(path, bad_files="skip")
     assert rejects.counts == {BAD_FILE: 1}
     assert re.search(f"{name}: {message}", rejects.examples[BAD_FILE][0])
+
+
+def printed(program: str, path: Path) -> str:
+    words = [sys.executable, "-c", program, path]
+    return subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, timeout=60, cwd=ROOT).stdout
 
 
 WITHOUT_DESCRIPTORS = """
@@ -94,11 +110,7 @@ def test_an_error_of_the_system_is_no_damage_even_where_bad_files_are_skipped(tm
     write(path, compress(LINES))
     if path.suffix == ".parquet":
         pyarrow.parquet.write_table(pyarrow.table({"text": TEXTS}), path)
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_DESCRIPTORS, path],
-        capture_output=True, text=True, check=True, timeout=60, cwd=Path(__file__).parents[3],
-    )  # fmt: skip
-    planned, read = done.stdout.splitlines()
+    planned, read = printed(WITHOUT_DESCRIPTORS, path).splitlines()
     assert read == f"{errno.EMFILE} {path}"
     if path.suffix == ".parquet":
         assert planned == read
@@ -124,11 +136,7 @@ except MemoryError as error:
 
 def test_a_window_that_there_is_no_memory_for_is_no_damage(tmp_path):
     path = write(tmp_path / "a.jsonl.zst", looking_back(31))
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_MEMORY, path],
-        capture_output=True, text=True, check=True, timeout=60, cwd=Path(__file__).parents[3],
-    )  # fmt: skip
-    assert "not enough memory" in done.stdout
+    assert "not enough memory" in printed(WITHOUT_MEMORY, path)
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), pyarrow.ArrowMemoryError("malloc failed")])
@@ -166,8 +174,8 @@ def test_row_groups_before_a_damaged_one_are_kept(tmp_path):
     content = bytearray(path.read_bytes())
     middle = (column.dictionary_page_offset or column.data_page_offset) + column.total_compressed_size // 2
     content[middle : middle + 40] = bytes(40)
-    rejects = Rejects()
-    assert read(write(path, content), 1, rejects, bad_files="skip") == texts[:20] + texts[40:]
+    kept, rejects = read_counted(write(path, content), 1, bad_files="skip")
+    assert kept == texts[:20] + texts[40:]
     assert rejects.counts == {BAD_FILE: 1}
     with pytest.raises(UserError, match=r"a\.parquet: the file is damaged"):
         read(path)
@@ -178,9 +186,8 @@ def test_a_parquet_without_the_column_is_refused_by_name_or_counted(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"body": ["x"], "url": ["y"]}), path)
     with pytest.raises(UserError, match=r"a\.parquet: no column 'text'; it has body, url \(text_field\)"):
         read(path)
-    rejects = Rejects()
-    assert read(path, rejects=rejects, bad_files="skip") == []
-    assert rejects.counts == {BAD_FILE: 1}
+    texts, rejects = read_counted(path, bad_files="skip")
+    assert (texts, rejects.counts) == ([], {BAD_FILE: 1})
 
 
 @pytest.mark.parametrize(
@@ -202,9 +209,8 @@ def test_a_parquet_without_the_column_is_refused_by_name_or_counted(tmp_path):
 )
 def test_a_bad_line_is_counted_or_refused_with_its_place(tmp_path, line, reason):
     path = write(tmp_path / "a.jsonl", b'{"text": "good"}\n' + line + b'\n{"text": "also"}\n')
-    rejects = Rejects()
-    assert read(path, rejects=rejects) == ["good", "also"]
-    assert rejects.counts == {BAD_RECORD: 1}
+    texts, rejects = read_counted(path)
+    assert (texts, rejects.counts) == (["good", "also"], {BAD_RECORD: 1})
     assert re.search(rf"a\.jsonl: line 2: {reason}", rejects.examples[BAD_RECORD][0])
     with pytest.raises(UserError, match=rf"a\.jsonl: line 2: {reason}.*max_bad_records"):
         read(path, max_bad_records=0)
@@ -219,8 +225,7 @@ def test_what_json_dumps_writes_beyond_the_standard_is_read(tmp_path):
     ]
     content = "".join(json.dumps(record) + "\n" for record in records)
     assert "\\ud83d" in content and "NaN" in content and "-Infinity" in content
-    rejects = Rejects()
-    texts = read(write(tmp_path / "a.jsonl", content.encode()), rejects=rejects, max_bad_records=0)
+    texts, rejects = read_counted(write(tmp_path / "a.jsonl", content.encode()), max_bad_records=0)
     assert texts == [record["text"] for record in records]
     assert not rejects.counts
     assert clean(texts[0]) == "lone ? half"
@@ -235,8 +240,7 @@ def test_the_limit_of_bad_records_is_the_number_that_is_skipped(tmp_path):
 
 def test_a_line_of_a_later_range_is_placed_by_the_range(tmp_path):
     path = write(tmp_path / "a.jsonl", b'{"text": "good"}\n' * 3 + b"bad\n")
-    rejects = Rejects()
-    read(path, 20, rejects)
+    _, rejects = read_counted(path, 20)
     assert "line 1 behind byte 40: not JSON" in rejects.examples[BAD_RECORD][0]
 
 
@@ -256,8 +260,8 @@ def test_memory_is_that_of_a_parquets_pages_and_not_of_its_row_groups(tmp_path):
 
 def test_txt_that_is_no_utf8_is_a_bad_record(tmp_path):
     path = write(tmp_path / "a.txt", b"good\n\nK\xe4se\n\nalso\n")
-    rejects = Rejects()
-    assert [text.strip() for text in read(path, rejects=rejects)] == ["good", "also"]
+    texts, rejects = read_counted(path)
+    assert [text.strip() for text in texts] == ["good", "also"]
     assert re.search(r"a\.txt: byte 6: not UTF-8 \(.* at its byte 1\)", rejects.examples[BAD_RECORD][0])
     with pytest.raises(UserError, match=r"a\.txt: the file: not UTF-8"):
         read(path, txt_documents="file", max_bad_records=0)
@@ -277,12 +281,10 @@ WRONG = pyarrow.Array.from_buffers(
     ids=["bytes", "strings"],
 )
 def test_parquet_rows_without_text_are_bad_records(tmp_path, column):
-    rejects = Rejects()
-    assert read(write(tmp_path / "a.parquet", parquet({"text": column})), rejects=rejects) == ["good", "also"]
-    assert [example.split("a.parquet: ")[1] for example in rejects.examples[BAD_RECORD]] == [
-        "row 1: no text",
-        "row 2: not UTF-8",
-    ]
+    texts, rejects = read_counted(write(tmp_path / "a.parquet", parquet({"text": column})))
+    assert texts == ["good", "also"]
+    found = [example.split("a.parquet: ")[1] for example in rejects.examples[BAD_RECORD]]
+    assert found == ["row 1: no text", "row 2: not UTF-8"]
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
@@ -299,12 +301,10 @@ def test_documents_far_too_long_are_passed_over_without_being_held(tmp_path, mon
     write(tmp_path / "a.jsonl.zst", zstandard.compress(jsonl))
     write(tmp_path / "a.txt", b"a\n\n" + long + b"\n\nb\n\n" + b"many lines\n" * 500)
     for name in ("a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.txt"):
-        rejects = Rejects()
-        assert [text.strip() for text in read(tmp_path / name, range_bytes, rejects, max_characters=10)] == ["a", "b"], name
-        assert rejects.counts == {TOO_LONG: 2}
-    rejects = Rejects()
-    assert read(tmp_path / "a.txt", rejects=rejects, max_characters=10, txt_documents="file") == []
-    assert rejects.counts == {TOO_LONG: 1}
+        texts, rejects = read_counted(tmp_path / name, range_bytes, max_characters=10)
+        assert ([text.strip() for text in texts], rejects.counts) == (["a", "b"], {TOO_LONG: 2}), name
+    texts, rejects = read_counted(tmp_path / "a.txt", max_characters=10, txt_documents="file")
+    assert (texts, rejects.counts) == ([], {TOO_LONG: 1})
 
 
 def test_an_unknown_type_is_refused(tmp_path):
@@ -317,11 +317,10 @@ def test_a_file_that_vanished_is_named(tmp_path):
     (input_range,) = ranges_of_file(path, config(), 100)
     path.unlink()
     with pytest.raises(UserError, match=r"a\.txt: is no longer there"):
-        list(read_range(input_range, config(), Rejects()))
+        texts_of(input_range)
 
 
 def test_examples_are_few_however_many_are_rejected(tmp_path):
-    rejects = Rejects()
-    read(write(tmp_path / "a.jsonl", b"x\n" * 90), rejects=rejects)
+    _, rejects = read_counted(write(tmp_path / "a.jsonl", b"x\n" * 90))
     assert rejects.counts == {BAD_RECORD: 90}
     assert len(rejects.examples[BAD_RECORD]) == 5

@@ -13,11 +13,10 @@ import zstandard
 
 from data_prep.text.frames import cuts
 from data_prep.text.input_ranges import InputRange
-from data_prep.text.readers import ranges_of_file, read_range
-from data_prep.text.rejects import Rejects
+from data_prep.text.readers import ranges_of_file
 from pipeline.common.errors import UserError
 from tests.data_prep.prose import made_up_texts
-from tests.data_prep.text.reading import config, paragraphs, random_lines, read, write
+from tests.data_prep.text.reading import config, paragraphs, random_lines, read, texts_of, write
 
 BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 """The empty block at the end of a file, as the SAM specification spells it (4.1.2)."""
@@ -93,14 +92,10 @@ def test_a_file_of_one_frame_or_of_no_more_than_a_range_stays_one_range(tmp_path
     text = b"a line\n" * 1000
     one = {".zst": zstandard.compress(text), ".gz": gzip.compress(text), ".bz2": bz2.compress(text)}
     for ending, content in one.items():
-        path = write(tmp_path / f"one.txt{ending}", content)
-        assert [(input_range.start, input_range.stop) for input_range in ranges_of_file(path, config(), 4)] == [
-            (0, len(content))
-        ]
-        several = write(tmp_path / f"a.txt{ending}", content * 3)
-        assert [(input_range.start, input_range.stop) for input_range in ranges_of_file(several, config(), 1 << 20)] == [
-            (0, len(content) * 3)
-        ]
+        for name, times, step in (("one", 1, 4), ("a", 3, 1 << 20)):
+            path = write(tmp_path / f"{name}.txt{ending}", content * times)
+            (whole,) = ranges_of_file(path, config(), step)
+            assert (whole.start, whole.stop) == (0, len(content) * times)
     # Where the members of gzip begin is known only by decompressing them.
     assert len(ranges_of_file(tmp_path / "a.txt.gz", config(), 4)) == 1
     assert len(ranges_of_file(tmp_path / "a.txt.zst", config(), 4)) == 3
@@ -128,7 +123,7 @@ def test_a_damaged_chain_of_frames_is_one_range_and_is_refused_when_it_is_read(t
     path = write(tmp_path / "a.txt.zst", content[:-9])
     (input_range,) = ranges_of_file(path, config(), 4)
     with pytest.raises(UserError, match=r"a\.txt\.zst: the compressed file breaks off"):
-        list(read_range(input_range, config(), Rejects()))
+        texts_of(input_range)
 
 
 def test_frames_that_no_longer_begin_where_they_did_are_refused(tmp_path):
@@ -136,7 +131,7 @@ def test_frames_that_no_longer_begin_where_they_did_are_refused(tmp_path):
     first, _ = ranges_of_file(path, config(), 4)
     moved = InputRange(path=str(path), start=0, stop=first.stop - 1, size=4)
     with pytest.raises(UserError, match=f"no frame begins at byte {moved.stop}, where one began when the plan was made"):
-        list(read_range(moved, config(), Rejects()))
+        texts_of(moved)
 
 
 @pytest.mark.skipif(shutil.which("pzstd") is None, reason="pzstd is not installed")

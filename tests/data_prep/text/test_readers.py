@@ -25,6 +25,8 @@ from tests.data_prep.text.reading import (
     parquet,
     random_lines,
     read,
+    read_counted,
+    texts_of,
     write,
 )
 
@@ -44,26 +46,16 @@ def test_plain_text_is_read_under_every_compression(tmp_path, compression, divid
     assert read(path, 5, txt_documents=divided) == texts
 
 
-def test_parquet_gives_the_same_documents(tmp_path):
-    assert read(write(tmp_path / "a.parquet", parquet({"n": [1] * 5, "text": TEXTS}))) == TEXTS
-
-
-# Values
-
-
-def dictionary(values: pyarrow.Array) -> pyarrow.Array:
-    return values.dictionary_encode()
-
-
 BYTES = [text.encode() for text in TEXTS]
 COLUMNS = {
+    "string": pyarrow.array(TEXTS, pyarrow.string()),
     "large_string": pyarrow.array(TEXTS, pyarrow.large_string()),
     "string_view": pyarrow.array(TEXTS, pyarrow.string_view()),
     "binary": pyarrow.array(BYTES, pyarrow.binary()),
     "large_binary": pyarrow.array(BYTES, pyarrow.large_binary()),
     "binary_view": pyarrow.array(BYTES, pyarrow.binary_view()),
-    "dictionary": dictionary(pyarrow.array(TEXTS)),
-    "dictionary_of_binary": dictionary(pyarrow.array(BYTES, pyarrow.binary())),
+    "dictionary": pyarrow.array(TEXTS).dictionary_encode(),
+    "dictionary_of_binary": pyarrow.array(BYTES, pyarrow.binary()).dictionary_encode(),
     "list": pyarrow.array([text.split("\n") for text in TEXTS], pyarrow.list_(pyarrow.string())),
     "large_list": pyarrow.array([text.split("\n") for text in TEXTS], pyarrow.large_list(pyarrow.large_string())),
     "list_of_binary": pyarrow.array([text.encode().split(b"\n") for text in TEXTS], pyarrow.list_(pyarrow.binary())),
@@ -79,12 +71,12 @@ def test_parquet_text_is_read_from_every_type_of_column(tmp_path, kind, written_
     size = None if "view" in kind else 2  # the library writes no part of these
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet", row_group_size=size, store_schema=written_with_arrows_schema)
     for field in ("text", "in.b"):
-        rejects = Rejects()
-        assert read(tmp_path / "a.parquet", 1, rejects, text_field=field) == TEXTS
-        assert not rejects.counts
+        texts, rejects = read_counted(tmp_path / "a.parquet", 1, text_field=field)
+        assert (texts, rejects.counts) == (TEXTS, {})
 
 
 NESTED = [
+    ({"text": 1, "body": "x"}, "body", "x"),
     ({"a": {"b": "x"}}, "a.b", "x"),
     ({"a": {"b": {"c": "x", "d": "y"}}}, "a.b.c", "x"),
     ({"a.b": "x", "a": {"b": "y"}}, "a.b", "x"),
@@ -125,9 +117,8 @@ def test_a_null_on_the_way_to_a_field_is_a_bad_record(tmp_path):
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
     write(tmp_path / "a.jsonl", b'{"a": {"b": "x"}}\n{"a": null}\n{"a": {"b": null}}\n{"a": "no object"}\n{}')
     for name, bad in (("a.parquet", 2), ("a.jsonl", 4)):
-        rejects = Rejects()
-        assert read(tmp_path / name, rejects=rejects, text_field="a.b") == ["x"]
-        assert rejects.counts == {BAD_RECORD: bad}
+        texts, rejects = read_counted(tmp_path / name, text_field="a.b")
+        assert (texts, rejects.counts) == (["x"], {BAD_RECORD: bad})
 
 
 @pytest.mark.parametrize(
@@ -162,9 +153,6 @@ def test_two_columns_of_the_name_are_refused(tmp_path):
     assert find_columns(schema, config()).text == ("text",)
 
 
-# JSON that is no record a line
-
-
 RECORDS = [{"id": number, "text": text} for number, text in enumerate(TEXTS)]
 
 
@@ -182,13 +170,10 @@ def test_a_json_object_over_several_lines_is_one_record(tmp_path):
 
 
 def test_bad_records_of_an_array_are_counted_by_number(tmp_path):
-    rejects = Rejects()
-    path = write(tmp_path / "a.json", b'[{"text": "a"}, {"body": 1}, "text", {"text": "b"}]')
-    assert read(path, rejects=rejects) == ["a", "b"]
-    assert [place.split("a.json: ")[1] for place in rejects.examples[BAD_RECORD]] == [
-        "record 2: no text under 'text'",
-        "record 3: no text under 'text'",
-    ]
+    texts, rejects = read_counted(write(tmp_path / "a.json", b'[{"text": "a"}, {"body": 1}, "text", {"text": "b"}]'))
+    assert texts == ["a", "b"]
+    places = [place.split("a.json: ")[1] for place in rejects.examples[BAD_RECORD]]
+    assert places == [f"record {number}: no text under 'text'" for number in (2, 3)]
 
 
 @pytest.mark.parametrize(("content", "command"), [(b"[%s]", r"jq -c '\.\[\]'"), (b"{\n%s\n}", r"jq -c '\.'")])
@@ -200,12 +185,8 @@ def test_an_array_too_large_to_parse_is_refused_with_the_command_that_converts_i
 
 
 def test_a_damaged_first_line_does_not_make_a_file_of_lines_one_record(tmp_path):
-    rejects = Rejects()
-    assert read(write(tmp_path / "a.json", b'{"text": "breaks o\n{"text": "a"}\n'), rejects=rejects) == ["a"]
-    assert rejects.counts == {BAD_RECORD: 1}
-
-
-# What is read is reported
+    texts, rejects = read_counted(write(tmp_path / "a.json", b'{"text": "breaks o\n{"text": "a"}\n'))
+    assert (texts, rejects.counts) == (["a"], {BAD_RECORD: 1})
 
 
 @pytest.mark.parametrize("name", [f"a{end}{packed}" for end in (".jsonl", ".txt") for packed in COMPRESSED] + ["a.parquet"])
@@ -225,16 +206,6 @@ def test_what_is_read_of_a_range_is_reported_on_the_way_and_sums_up_to_its_size(
     # bzip2 gives nothing before it has read 900 kB of text, which is nearly all here.
     assert len(set(before)) >= (2 if name.endswith(".bz2") else 3)
     assert name.endswith(".bz2") or before[len(before) // 2] == pytest.approx(input_range.size / 2, rel=0.6)
-
-
-def test_another_key_or_column_holds_the_text(tmp_path):
-    write(tmp_path / "a.jsonl", b'{"text": 1, "body": "b"}\n')
-    pyarrow.parquet.write_table(pyarrow.table({"text": [1], "body": ["b"]}), tmp_path / "a.parquet")
-    for name in ("a.jsonl", "a.parquet"):
-        assert read(tmp_path / name, text_field="body") == ["b"]
-
-
-# Byte ranges
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -263,21 +234,9 @@ def test_ranges_of_jsonl_give_the_documents_of_the_whole_whatever_their_size(tmp
 
 def test_each_range_is_read_without_the_others(tmp_path):
     path = write(tmp_path / "a.txt", b"one\nstill one\n\ntwo\n\nthree\n")
-    corpus = config()
-    found = {
-        start: [
-            document.text
-            for document in read_range(InputRange(path=str(path), start=start, stop=start + 5, size=5), corpus, Rejects())
-        ]
-        for start in range(0, 25, 5)
-    }
+    ranges = [InputRange(path=str(path), start=start, stop=start + 5, size=5) for start in range(0, 25, 5)]
+    found = {input_range.start: texts_of(input_range) for input_range in ranges}
     assert found == {0: ["one\nstill one\n"], 5: [], 10: [], 15: ["two\n"], 20: ["three\n"]}
-
-
-def test_txt_is_one_document_where_asked(tmp_path):
-    path = write(tmp_path / "a.txt", b"one\ntwo\n\n\nthree\n")
-    assert read(path, txt_documents="file") == ["one\ntwo\n\n\nthree\n"]
-    assert read(path, 3, txt_documents="file") == ["one\ntwo\n\n\nthree\n"]
 
 
 def test_parquet_is_read_by_row_group(tmp_path):
@@ -287,9 +246,6 @@ def test_parquet_is_read_by_row_group(tmp_path):
     for size, ranges in ((1, 6), (group_bytes * 5 // 2, 3), (1 << 30, 1)):
         assert len(ranges_of_file(tmp_path / "a.parquet", config(), size)) == ranges
         assert read(tmp_path / "a.parquet", size) == texts
-
-
-# Compression
 
 
 def test_several_frames_and_members_are_read_as_one(tmp_path, monkeypatch):

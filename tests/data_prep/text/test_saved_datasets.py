@@ -4,16 +4,23 @@ import datasets
 import pytest
 
 from data_prep.settings import CorpusConfig
+from data_prep.text.input_ranges import InputRange
 from data_prep.text.readers import read_range
 from data_prep.text.rejects import Rejects
 from data_prep.text.saved_datasets import ranges_of_dataset
 from pipeline.common.errors import UserError
 from tests.data_prep.prose import made_up_texts
+from tests.data_prep.text.reading import texts_of
 
 
-def saved(path: Path, texts: list[str]) -> str:
+def saved(path: Path, texts: list[str]) -> CorpusConfig:
+    """A corpus of a dataset that is saved there."""
     datasets.Dataset.from_dict({"text": texts}).save_to_disk(path)
-    return str(path)
+    return CorpusConfig(dataset=str(path))
+
+
+def ranges_of(corpus: CorpusConfig, range_bytes: int = 1 << 20) -> list[InputRange]:
+    return ranges_of_dataset(corpus.dataset, corpus, range_bytes)[0]
 
 
 def test_datasets_of_hugging_face_are_read_in_runs_of_rows(tmp_path):
@@ -27,7 +34,7 @@ def test_datasets_of_hugging_face_are_read_in_runs_of_rows(tmp_path):
         ranges, size, digest = ranges_of_dataset(corpus.dataset, corpus, range_bytes)
         assert size >= sum(len(text.encode()) for text in texts[3:4])
         assert digest
-        return [[document.text for document in read_range(input_range, corpus, Rejects())] for input_range in ranges]
+        return [texts_of(input_range, corpus) for input_range in ranges]
 
     for name in ("one", "two"):
         assert read_dataset(1 << 30, dataset=str(tmp_path / name)) == [texts]
@@ -57,32 +64,29 @@ def test_a_dataset_that_does_not_load_is_refused_by_name(tmp_path, monkeypatch, 
 
 
 def test_a_dataset_is_opened_once_for_all_of_its_ranges(tmp_path, monkeypatch):
-    corpus = CorpusConfig(dataset=saved(tmp_path / "one", made_up_texts(40)))
-    ranges, _, _ = ranges_of_dataset(corpus.dataset, corpus, 5000)
-    opened = []
-    load = datasets.load_from_disk
+    corpus = saved(tmp_path / "one", made_up_texts(40))
+    ranges, opened, load = ranges_of(corpus, 5000), [], datasets.load_from_disk
     monkeypatch.setattr(datasets, "load_from_disk", lambda name: opened.append(name) or load(name))
-    assert sum(len(list(read_range(input_range, corpus, Rejects()))) for input_range in ranges) == 40
+    assert sum(len(texts_of(input_range, corpus)) for input_range in ranges) == 40
     assert len(ranges) > 5 and opened == [corpus.dataset]
 
 
 def test_a_dataset_that_has_changed_since_it_was_planned_is_refused(tmp_path):
-    corpus = CorpusConfig(dataset=saved(tmp_path / "one", ["a", "b"]))
-    (input_range,), _, _ = ranges_of_dataset(corpus.dataset, corpus, 1 << 20)
+    corpus = saved(tmp_path / "one", ["a", "b"])
+    (input_range,) = ranges_of(corpus)
     saved(tmp_path / "other", ["a", "c"])
     (tmp_path / "one").rename(tmp_path / "put away")
     (tmp_path / "other").rename(tmp_path / "one")
     with pytest.raises(UserError, match=r"one: the dataset has changed since the plan .*; put it back, or remove output_dir"):
-        list(read_range(input_range, corpus, Rejects()))
-    (again,), _, _ = ranges_of_dataset(corpus.dataset, corpus, 1 << 20)
-    assert [document.text for document in read_range(again, corpus, Rejects())] == ["a", "c"]
+        texts_of(input_range, corpus)
+    (again,) = ranges_of(corpus)
+    assert texts_of(again, corpus) == ["a", "c"]
 
 
 def test_rows_without_text_are_bad_records(tmp_path):
-    corpus = CorpusConfig(dataset=saved(tmp_path / "one", ["a", None]))
-    (input_range,), _, _ = ranges_of_dataset(corpus.dataset, corpus, 1 << 20)
-    rejects = Rejects()
-    assert [document.text for document in read_range(input_range, corpus, rejects)] == ["a"]
+    corpus, rejects = saved(tmp_path / "one", ["a", None]), Rejects()
+    (input_range,) = ranges_of(corpus)
+    assert texts_of(input_range, corpus, rejects) == ["a"]
     assert rejects.examples == {"bad record": [f"{tmp_path}/one: row 1: no text"]}
 
 
@@ -99,8 +103,7 @@ def test_text_is_read_from_structs_lists_and_bytes(tmp_path, kind):
     features = datasets.Features({"meta.body": datasets.Value("large_string")}) if kind == "large_string" else None
     datasets.Dataset.from_dict(columns, features=features).save_to_disk(tmp_path / "one")
     corpus = CorpusConfig(dataset=str(tmp_path / "one"), text_field="meta.body")
-    ranges, _, _ = ranges_of_dataset(corpus.dataset, corpus, 1)
-    assert [document.text for input_range in ranges for document in read_range(input_range, corpus, Rejects())] == texts
+    assert [text for input_range in ranges_of(corpus, 1) for text in texts_of(input_range, corpus)] == texts
 
 
 def test_a_column_without_text_is_refused_by_what_it_holds_as_one_of_parquet_is(tmp_path):
@@ -111,7 +114,7 @@ def test_a_column_without_text_is_refused_by_what_it_holds_as_one_of_parquet_is(
 
 
 def test_what_is_read_of_a_dataset_is_reported(tmp_path):
-    corpus = CorpusConfig(dataset=saved(tmp_path / "one", made_up_texts(1000)))
+    corpus = saved(tmp_path / "one", made_up_texts(1000))
     (input_range,), size, _ = ranges_of_dataset(corpus.dataset, corpus, 1 << 30)
     reported: list[int] = []
     assert len(list(read_range(input_range, corpus, Rejects(), reported.append))) == 1000
