@@ -6,18 +6,18 @@ nothing changes. The source's own numbers count as not zero, and activations as 
 SiLU, tanh; a ReLU does not pass it).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 
 import numpy as np
 import torch
 
-from pipeline.families.graph import Attention, Branch, Experts, Layer, Mlp, Model, Stack, head_norms
+from pipeline.families.graph import Attention, Branch, Experts, Layer, Mlp, Stack, head_norms
 from pipeline.families.primitives import Linear, Norm, Rotary
 from pipeline.families.tensors import Axis, Tensor
-from pipeline.growth.index_map import INIT, SMALL, ZERO, AxisIndexMap
-from pipeline.operators import Origin
+from pipeline.growth.growth_plan import GrowthPlan
+from pipeline.growth.index_map import INIT, SMALL, ZERO
 
 Mask = np.ndarray
 """Booleans: where something is not zero."""
@@ -86,24 +86,15 @@ class _Parameter:
 class Deadlock:
     """The walk through a target's graph."""
 
-    def __init__(
-        self,
-        graph: Model,
-        tensors: Mapping[str, Tensor],
-        maps: Mapping[str, tuple[AxisIndexMap, ...]],
-        zero_output_values: Mapping[str, float],
-        origins: Sequence[Origin],
-        *,
-        small: bool,
-    ) -> None:
-        """Tensors of `zero_output_values` have one value; `small` says whether small values are other than zero."""
-        self.graph, self._tensors, self._maps, self._constants, self._small = graph, tensors, maps, zero_output_values, small
+    def __init__(self, plan: GrowthPlan) -> None:
+        self._plan, self.graph = plan, plan.graph
         # Layers that are made alike learn alike: what one writes into the stream the next one reads.
         self._layers: list[list[Layer]] = []
-        for stack, numbers in zip(graph.stacks, graph.ranges, strict=True):
+        for stack, numbers in zip(plan.graph.stacks, plan.graph.ranges, strict=True):
             alike: dict[tuple[int, bool], Layer] = {}
             for number, layer in zip(numbers, stack.layers, strict=True):
-                alike.setdefault((id(maps.get(layer.branches[0].writers[0].weight)), origins[number].zero_output), layer)
+                maps = plan.index_maps.get(layer.branches[0].writers[0].weight)
+                alike.setdefault((id(maps), plan.layers[number].zero_output), layer)
             self._layers.append(list(alike.values()))
         self._parameters: dict[str, _Parameter] = {}
         self._tape: list[Callable[[], None]] = []
@@ -337,21 +328,21 @@ class Deadlock:
 
     def _parameter(self, name: str) -> _Parameter:
         if name not in self._parameters:
-            tensor = self._tensors[name]
+            tensor = self._plan.tensors[name]
             self._parameters[name] = _Parameter(tensor, self._held(tensor))
         return self._parameters[name]
 
     def _held(self, tensor: Tensor) -> list[tuple[Mask, ...]]:
         """Where a tensor is not zero at first: as the growth fills it, zeros before initial values before small ones."""
         initial = tensor.init != "zeros" or tensor.offset != 0.0
-        maps = self._maps.get(tensor.name)
-        if tensor.name in self._constants or maps is None:
-            value = self._constants.get(tensor.name)
+        maps = self._plan.index_maps.get(tensor.name)
+        value = self._plan.zero_output_values.get(tensor.name)
+        if value is not None or maps is None:
             any_of_it = initial if value is None else value + tensor.offset != 0.0
             return [tuple(np.full(size, any_of_it) for size in tensor.shape(self.graph.sizes))]
         codes = [each.indices.numpy() for each in maps]
         # Small values of a gain or bias are zeros.
-        excluded = (ZERO, INIT) if self._small and len(maps) > 1 else (ZERO, INIT, SMALL)
+        excluded = (ZERO, INIT) if self._plan.growth.noise and len(maps) > 1 else (ZERO, INIT, SMALL)
         boxes = [tuple(reduce(np.logical_and, [each != code for code in excluded]) for each in codes)]
         for axis, each in enumerate(codes) if initial else ():
             if (drawn := each == INIT).any():

@@ -17,7 +17,6 @@ from pipeline.families.graph import (
     Experts,
     Layer,
     Mlp,
-    Model,
     Pooler,
     Stack,
     branch_tensors,
@@ -42,14 +41,13 @@ _LAYER = re.compile(r"\.\d+\.")
 class Derivation:
     """The maps of every tensor that is made of a source's, and the departures, each cause once."""
 
-    source: Model
-    target: Model
     rules: AxisRules
     origins: Sequence[Origin]
     maps: dict[str, Maps] = field(default_factory=dict)
     departures: list[Departure] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.source, self.target = self.rules.source, self.rules.target
         self._writer = self.rules.stream()
         self._unties = self.source.head.tied and not self.target.head.tied
         origins = iter(self.origins)

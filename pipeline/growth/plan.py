@@ -67,7 +67,7 @@ def plan_growth(
     _refuse_idle_options(growth, family, old, copies=copies)
     tokens, described = _tokens(growth, tokenizer, old.sizes["vocab"], new.sizes["vocab"])
     rules = AxisRules(old, new, growth, content, maps, family.position_offset, tokens, copies_experts=experts)
-    derivation = Derivation(old, new, rules, layers)
+    derivation = Derivation(rules, layers)
     plan = GrowthPlan(
         family=family,
         source=sizes_of(source),
@@ -184,8 +184,7 @@ _NAMED = 4
 def _refuse_deadlock(plan: GrowthPlan) -> None:
     """Zeros on both sides of a product have no gradient, ever."""
     growth = plan.growth
-    walk = Deadlock(plan.graph, plan.tensors, plan.index_maps, plan.zero_output_values, plan.layers, small=growth.noise != 0)
-    dead = walk.dead()
+    dead = Deadlock(plan).dead()
     if not dead:
         return
     # An added layer alone is the depth operator's.

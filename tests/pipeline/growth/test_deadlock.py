@@ -75,15 +75,9 @@ def planned(monkeypatch):
     return plan
 
 
-def walk(plan):
-    return Deadlock(
-        plan.graph, plan.tensors, plan.index_maps, plan.zero_output_values, plan.layers, small=plan.growth.noise != 0
-    )
-
-
 def derived(plan):
     """Of each tensor, by the name that it has in all layers: on which axes how many indices can never learn."""
-    return {(plan.family.kind(dead.tensor.name), dead.axis, dead.count) for dead in walk(plan).dead()}
+    return {(plan.family.kind(dead.tensor.name), dead.axis, dead.count) for dead in Deadlock(plan).dead()}
 
 
 def measured(plan, grown):
@@ -218,7 +212,7 @@ def test_a_gain_of_zero_behind_a_matrix_of_zeros_never_learns(planned):
         kind for kind in map(plan.family.kind, plan.tensors) if "mlp" in kind or "feedforward" in kind
     }
     # The same zeros in the source's own layers learn.
-    assert all(one.tensor.layer == 2 for one in walk(both).dead())
+    assert all(one.tensor.layer == 2 for one in Deadlock(both).dead())
 
 
 @pytest.mark.parametrize(
