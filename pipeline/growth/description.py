@@ -40,13 +40,12 @@ def describe(plan: GrowthPlan, name: str) -> str:
     noise = plan.noise_of(tensor)
     if noise is not None and _reaches(noise, maps):
         parts.append(_NOISE[noise.kind].format(share=f"{noise.share:g}"))
-    if tensor.layer is None:
-        named = [plan.form.describe(plan.source_name(tensor))]
-    elif plan.origin(tensor).average:
-        named = [f"{weight:g} of {source}" for source, weight in plan.source_names(tensor).items()]
+    sources = plan.source_names(tensor)
+    if plan.origin(tensor).average:
+        named = [f"{weight:g} of {source}" for source, weight in sources.items()]
     else:
         following = any(each.reads_next_layer for each in maps)
-        sources = plan.source_names(tensor) | (plan.source_names(tensor, following=True) if following else {})
+        sources |= plan.source_names(tensor, following=True) if following else {}
         named = [plan.form.describe(source) for source in sources]
     return f"{', '.join(named)}; {'; '.join(parts)}"
 
@@ -54,21 +53,19 @@ def describe(plan: GrowthPlan, name: str) -> str:
 def _reaches(noise: Noise, maps: Sequence[AxisIndexMap]) -> bool:
     """Whether the noise falls on any element: on new rows and columns, or on inputs that are copied again."""
     if noise.kind == "new":
-        return any(each.repeats is not None and bool(each.repeats.any()) for each in maps)
+        return any(bool(each.filled("repeats").any()) for each in maps)
     return bool(maps[noise.pair_axis].pairs[1].any())
 
 
 def _words(made: str, each: AxisIndexMap) -> str:
     if each.is_identity:
         return f"{made.split()[0]} as it is"
-    copied = each.indices >= 0
-    again = 0 if each.repeats is None else int((copied & each.repeats).sum())
-    parts = [f"{int(copied.sum())} copied" + (f" ({again} again)" if again else "")]
-    if each.next_layer is not None and each.reads_next_layer:
-        parts.append(f"{int(each.next_layer.sum())} of them from the next layer")
+    again = int((each.copied & each.filled("repeats")).sum())
+    parts = [f"{int(each.copied.sum())} copied" + (f" ({again} again)" if again else "")]
+    if each.reads_next_layer:
+        parts.append(f"{int(each.filled('next_layer').sum())} of them from the next layer")
     parts += [f"{int((each.indices == code).sum())} {words}" for code, words in _CODES.items() if code in each.codes]
-    if each.scale is not None:
-        low, high = float(each.scale.min()), float(each.scale.max())
-        if (low, high) != (1.0, 1.0):
-            parts.append(f"x {low:.4g}" + (f" to {high:.4g}" if high > low else ""))
+    low, high = float(each.factors.min()), float(each.factors.max())
+    if (low, high) != (1.0, 1.0):
+        parts.append(f"x {low:.4g}" + (f" to {high:.4g}" if high > low else ""))
     return f"{made}: {', '.join(parts)}"

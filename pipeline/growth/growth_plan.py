@@ -154,6 +154,8 @@ class GrowthPlan:
 
     def source_names(self, tensor: Tensor, *, following: bool = False) -> dict[str, float]:
         """The source's tensors whose weighted sum a target's is made of; `following`: those of the next layers."""
+        if tensor.layer is None:
+            return {self.source_name(tensor): 1.0}
         origin, found = self.origin(tensor), {}
         for layer, weight in origin.average or ((origin.source_layer, 1.0),):
             name = self.source_name(tensor, self.next_layer(layer) if following else layer)
@@ -234,7 +236,7 @@ class GrowthPlan:
             gain, bias = (state[each] for each in self.layer_end(tensor))
             norm = MeasuredTensor(IdentityNorm(self.identity_norms[name], gain, bias))
             return norm, norm, maps
-        own = state[self.source_name(tensor)] if tensor.layer is None else _summed(state, self.source_names(tensor))
+        own = _summed(state, self.source_names(tensor))
         if self.stretches(tensor):
             size = self.graph.sizes["positions"]
             stretched = MeasuredTensor(StretchedPositions(own, size, self.family.position_offset))
