@@ -51,16 +51,6 @@ class AxisRules:
     copies_experts: bool = False
     """Whether several experts are made of the same one, so that new units of theirs are to differ."""
 
-    @property
-    def zero_output(self) -> bool:
-        """Whether new heads and units write nothing, whatever they are made of."""
-        return self.operator.zero_output_units
-
-    @property
-    def weighted(self) -> bool:
-        """Whether norms weigh each channel by 1/C."""
-        return self.growth.norm_statistics == "weighted"
-
     def rows(self, port: str) -> AxisIndexMap:
         """Rows of a table of that port."""
         if port == "vocab":
@@ -149,7 +139,7 @@ class AxisRules:
             return AxisIndexMap(torch.where(x.copied, x.index, fill), repeats=repeats)
         places = torch.where(x.copied, x.index, torch.where(x.index == ZERO, INIT, ZERO))
         counts = x.counts
-        if self.zero_output and RESIDUAL not in axis.ports and not x.scaled and bool((counts == 1).all()):
+        if self.operator.zero_output_units and RESIDUAL not in axis.ports and not x.scaled and bool((counts == 1).all()):
             return AxisIndexMap(places, repeats=repeats)
         return AxisIndexMap(places, 1 / (x.scale * counts), counts, repeats)
 

@@ -271,11 +271,11 @@ class Derivation:
 
     def _activation(self, ports: tuple[str, ...], rows: AxisIndexMap, factor: float) -> Fact:
         fact = Fact.given(rows, numel(ports, self.source.sizes), factor)
-        return fact if rows.next_layer is None or not self.rules.zero_output else fact.noisy(rows.next_layer)
+        return fact if rows.next_layer is None or not self.rules.operator.zero_output_units else fact.noisy(rows.next_layer)
 
     def _norm(self, norm: Norm, x: Fact, *, wanted: AxisIndexMap | None = None, read_by: AxisIndexMap | None = None) -> Fact:
         """A norm whose gain brings copies to scale 1, to that of `wanted`, or to where `read_by` reads the source's."""
-        normed, cause = facts.normalize(x, norm.kind, weighted=self.rules.weighted)
+        normed, cause = facts.normalize(x, norm.kind, weighted=self.rules.growth.norm_statistics == "weighted")
         if cause is not None:
             self._break(norm.gain, cause.at(RESIDUAL))
         gain, bias, out = self.rules.norm(normed, wanted, read_by)
@@ -398,7 +398,7 @@ class Derivation:
         self.maps[linear.weight] = (columns, out) if linear.transposed else (out, columns)
         if linear.bias is not None:
             self.maps[linear.bias] = (out,)
-        if not self.rules.zero_output and out.reads_next_layer:
+        if not self.rules.operator.zero_output_units and out.reads_next_layer:
             self._break(linear.weight, Break("next_layer"))
         return self._product(linear.weight, linear.into, x, columns)
 

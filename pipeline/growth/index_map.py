@@ -116,7 +116,7 @@ class AxisIndexMap:
     @cached_property
     def new(self) -> torch.Tensor:
         """Which target indices the source does not have: values of no source index, and of copies all but the source's own."""
-        own = self.indices if self.repeats is None else torch.where(self.repeats, ZERO, self.indices)
+        own = torch.where(self.filled("repeats"), ZERO, self.indices)
         values, inverse = own.unique(return_inverse=True)
         places = torch.arange(len(self))
         first = torch.full((len(values),), len(self)).scatter_reduce(0, inverse, places, "amin")
