@@ -209,9 +209,10 @@ class Derivation:
         written = self._network(new.each[0], x, scale / gates)
         for named in zip(*([tensor.name for tensor in network_tensors(network, 0)] for network in new.each), strict=True):
             first, *rest_of_axes = self.maps[named[0]]
-            # Copies of an expert have their share of its gate, and of its gradient.
-            shared = (first if copies == 1 else first.shared_by(copies), *rest_of_axes)
-            self.maps |= dict.fromkeys(named, shared)
+            if copies > 1:
+                # Copies of an expert have their share of its gate, and of its gradient.
+                first = replace(first, copies=first.filled("copies") * copies)
+            self.maps |= dict.fromkeys(named, (first, *rest_of_axes))
         if new.shared_gate is not None:
             self._linear(new.shared_gate, x, {"": AxisIndexMap.identity(1)})
         if new.shared is not None:

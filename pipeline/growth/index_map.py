@@ -132,10 +132,6 @@ class AxisIndexMap:
         next_layer = None if self.next_layer is None or not self.reads_next_layer else self.next_layer & which
         return AxisIndexMap(torch.where(which, self.indices, elsewhere), scale, next_layer=next_layer)
 
-    def shared_by(self, count: int) -> "AxisIndexMap":
-        """The same, where what is made of it is there `count` times and each has a share of the gradient."""
-        return replace(self, copies=self.filled("copies") * count)
-
     def starting_fresh(self) -> "AxisIndexMap":
         """The same, but without moments."""
         return replace(self, fresh=torch.ones(len(self), dtype=torch.bool))
