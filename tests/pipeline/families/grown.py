@@ -11,10 +11,9 @@ from pipeline.families import FAMILIES, family_of, graph_of
 from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.fused_parameters import stored_of
 from pipeline.growth.huggingface import MappedTensor
-from pipeline.growth.offline import OfflineGrowth, Request
+from pipeline.growth.offline import OfflineGrowth
 from pipeline.growth.plan import GrowthPlan
-from pipeline.recipe import GrowthConfig, TargetConfig
-from tests.pipeline.growth import check
+from tests.pipeline.growth import check, models
 from tests.pipeline.growth.check import IDS
 
 PUBLISHED = json.loads((Path(__file__).parent / "published.json").read_text(encoding="utf-8"))
@@ -66,9 +65,7 @@ def offline(
     source: Path, target: dict[str, Any] | Path, growth: dict[str, Any] | None = None, dtype: str | None = None, **options: Any
 ) -> OfflineGrowth:
     """The growth of a directory into `out` beside it, of the source's dropout."""
-    wanted = TargetConfig(**{"dropout": None} | target) if isinstance(target, dict) else target
-    request = Request(source, wanted, GrowthConfig(**growth or {}), 1, "hf", dtype, None, source.with_name("out"))
-    return OfflineGrowth(request, **options)
+    return models.offline(source, source.with_name("out"), target, growth, dtype=dtype, **options)
 
 
 def certified(source: Path, target: dict[str, Any] | Path, *arguments: Any) -> dict[str, Any]:

@@ -95,11 +95,11 @@ def state_of(model: PreTrainedModel) -> State:
 
 
 def plan_of(
-    model: PreTrainedModel, target: dict, growth: dict, seed: int = 3, optimizer: str | None = None
+    model: PreTrainedModel, target: dict, growth: dict, seed: int = 3, **options: Any
 ) -> tuple[GrowthPlan, PretrainedConfig]:
     """Return (the plan, the target's configuration)."""
     config = target_config(model.config, TargetConfig(**target))
-    return plan_growth(model.config, config, GrowthConfig(**growth), seed, optimizer=optimizer), config
+    return plan_growth(model.config, config, GrowthConfig(**growth), seed, **options), config
 
 
 def grown_tensors(plan: GrowthPlan, model: PreTrainedModel) -> dict[str, torch.Tensor]:

@@ -9,10 +9,7 @@ import functools
 import pytest
 
 from pipeline.common.errors import UserError
-from pipeline.families import target_config
-from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import exactness, predict
-from pipeline.recipe import GrowthConfig, TargetConfig
 from tests.pipeline.growth.models import (
     FAMILY_NAMES,
     POST_LAYER_NORM,
@@ -215,8 +212,7 @@ def test_more_positions(family, positions, expected):
 
 def moved(model, target, growth, *, stock=False):
     """Return by how much a growth moves a logit in a stock model."""
-    config = target_config(model.config, TargetConfig(**target))
-    plan = plan_growth(model.config, config, GrowthConfig(**growth), SEED, stock=stock)
+    plan, config = plan_of(model, target, growth, SEED, stock=stock)
     grown = loaded(grown_tensors(plan, model), config)
     return plan, (logits(grown, tokens()) - logits(model, tokens())).abs().max().item()
 
