@@ -9,9 +9,9 @@ import torch
 from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, target_config
 from pipeline.growth.description import describe
+from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.moments import fresh_adam
 from pipeline.growth.optimizer_growth import grow_optimizer
-from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Exactness, exactness, predict
 from pipeline.growth.row_views import AveragedRows
 from pipeline.growth.state import Constant
@@ -81,21 +81,13 @@ def test_a_zero_output_average_keeps_the_function():
 
 def test_averages_are_the_same_bits_however_many_rows_are_read_and_after_json():
     one, other = (torch.randn(9, 5, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
-
-    class Whole:
-        shape = (9, 5)
-
-        def __init__(self, values):
-            self.rows = lambda start, stop: values[start:stop]
-
-    rows = AveragedRows([(Whole(one), 0.3), (Whole(other.double()), 0.7)])
+    rows = AveragedRows([(MappedTensor(one), 0.3), (MappedTensor(other.double()), 0.7)])
     assert rows.rows(0, 9).dtype is torch.float64
     assert torch.equal(torch.cat([rows.rows(i, i + 1) for i in range(9)]), rows.rows(0, 9))
     growth = GrowthConfig(depth="list", layers=[0, {0: 0.5, 1: 0.5}, 1, 2])
-    config = check.small_config(FAMILIES["llama"])
-    target = target_config(config, TargetConfig(num_hidden_layers=4))
     read = growth_of({"growth": json.loads(json.dumps(growth.model_dump()))})
-    assert plan_growth(config, target, read, 1).layers == plan_growth(config, target, growth, 1).layers
+    layers = [planned("llama", each.model_dump(), {"num_hidden_layers": 4})[0].layers for each in (read, growth)]
+    assert layers[0] == layers[1]
 
 
 @pytest.mark.parametrize(
