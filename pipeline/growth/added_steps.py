@@ -11,7 +11,7 @@ import torch
 
 from pipeline.growth.grown_tensor import GrownTensor, MeasuredTensor
 from pipeline.growth.index_map import INIT, AxisIndexMap
-from pipeline.growth.state import Constant, Rows
+from pipeline.growth.state import Constant, Rows, as_rows
 
 ADDED_STEPS_LEFT = "added_steps_left"
 """The optimizer's key: the steps after which an element moves by its group's rate; 0 of what no growth added."""
@@ -33,6 +33,6 @@ def added_steps_left(
     key = tuple(map(id, maps))
     if key not in made:
         made[key] = tuple(AxisIndexMap(torch.where(each.new, INIT, each.indices)) for each in maps)
-    source = MeasuredTensor(Constant(source_shape, before) if isinstance(before, float) else before)
+    source = MeasuredTensor(as_rows(before, source_shape))
     shape = tuple(map(len, maps))
     return GrownTensor((), source, source, made[key], dtype=torch.float32, init=Constant(shape, steps))

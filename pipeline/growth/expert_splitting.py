@@ -11,7 +11,7 @@ from pipeline.families.graph import Experts
 from pipeline.growth.expert_slices import ExpertSlice, MixtureForm
 from pipeline.growth.fused_parameters import ConcatenatedRows
 from pipeline.growth.gates import Share
-from pipeline.growth.state import Constant, Rows, State
+from pipeline.growth.state import Constant, Rows, State, as_rows
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,8 @@ class ExpertSplitting(MixtureForm):
         """Return the same where the first of the router rows that an expert's are copied to is the source's own."""
         found = dict(super().added_steps_left(before, steps))
         for old, new in self._bodies:
-            held, name = before.get(old.router.weight, 0.0), old.router.weight
-            shape = self.source_graph.tensors()[name].shape(self.source_graph.sizes)
-            own: Rows = Constant(shape, held) if isinstance(held, float) else held
+            shape = self.source_graph.tensors()[old.router.weight].shape(self.source_graph.sizes)
+            own = as_rows(before.get(old.router.weight, 0.0), shape)
             copies = [Constant(shape, steps)] * (self.slices_per_network - 1)
             found[new.router.weight] = ConcatenatedRows((shape[0] * self.slices_per_network, *shape[1:]), [own, *copies])
         return found

@@ -7,7 +7,7 @@ import torch
 
 from pipeline.families.graph import Model
 from pipeline.families.tensors import Tensor
-from pipeline.growth.state import Constant, OptimizerState, Rows, State, default_value, flat
+from pipeline.growth.state import OptimizerState, Rows, State, as_rows, default_value, flat
 
 
 class ConcatenatedRows:
@@ -65,8 +65,7 @@ def _joined(shape: tuple[int, ...], shapes: Sequence[tuple[int, ...]], values: S
     """Return what is kept of a parameter, of what is kept of its parts: one number, where it is the same throughout."""
     if all(isinstance(value, float) for value in values) and len(set(values)) == 1:
         return values[0]
-    parts = [Constant(of, each) if isinstance(each, float) else each for of, each in zip(shapes, values, strict=True)]
-    return ConcatenatedRows(shape, parts)
+    return ConcatenatedRows(shape, list(map(as_rows, values, shapes)))
 
 
 def stored_of(model: Model, parameters: State) -> State:

@@ -78,6 +78,11 @@ OptimizerState = Mapping[str, Mapping[str, Rows | float]]
 step); a float holds for the whole tensor."""
 
 
+def as_rows(kept: Rows | float, shape: tuple[int, ...]) -> Rows:
+    """Return what is kept of a tensor of this shape, where it may be one number for all elements."""
+    return Constant(shape, kept) if isinstance(kept, float) else kept
+
+
 def default_value(key: str) -> float:
     """What an optimizer's key is for an element that nothing is said of: as if it had never been stepped."""
     return 1.0 if key.endswith("_factor") else 0.0

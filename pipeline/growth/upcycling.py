@@ -28,7 +28,7 @@ from pipeline.growth.initialization import InitializedTensor, drawing
 from pipeline.growth.moments import Kept
 from pipeline.growth.row_views import DrawnRows, RepeatedRows, Replaced, drawn_units
 from pipeline.growth.source_form import SourceForm
-from pipeline.growth.state import Constant, Rows, Source, State, default_value
+from pipeline.growth.state import Constant, Rows, Source, State, as_rows, default_value
 from pipeline.operators import UPCYCLING
 from pipeline.recipe import GrowthConfig
 from pipeline.recipe.growth import AUTO
@@ -128,21 +128,19 @@ class DenseUpcycling(MixtureForm):
     def _redraws(self, made_of: ExpertSlice) -> bool:
         return made_of.expert is not None and self.growth.drop_upcycling > 0
 
-    def _with_redrawn(self, name: str, made_of: ExpertSlice, tensor: Rows, drawn: Rows) -> Rows:
+    def _with_redrawn(self, name: str, made_of: ExpertSlice, tensor: Rows | float, drawn: Rows | float) -> Rows:
         """Return a tensor with `drawn` in the redrawn units: the same ones of all matrices of an expert."""
+        shape = made_of.shape
         key = ("dropped units", self.seed, name.rsplit(".", 2)[0])
-        where = drawn_units(self.growth.drop_upcycling, made_of.shape[made_of.unit_axis], key)
-        return Replaced(tensor, drawn, where, made_of.unit_axis)
+        where = drawn_units(self.growth.drop_upcycling, shape[made_of.unit_axis], key)
+        return Replaced(as_rows(tensor, shape), as_rows(drawn, shape), where, made_of.unit_axis)
 
     def moments(self, name: str, made_of: ExpertSlice, kept: Mapping[str, Rows | float]) -> Kept:
         """Return what Adam keeps of a tensor of an expert; redrawn units start without."""
         moved = super().moments(name, made_of, kept)
         if not self._redraws(made_of):
             return moved
-        return {
-            key: self._with_redrawn(name, made_of, _filled(made_of, held), Constant(made_of.shape, default_value(key)))
-            for key, held in moved.items()
-        }
+        return {key: self._with_redrawn(name, made_of, held, default_value(key)) for key, held in moved.items()}
 
     def slice_steps_left(self, name: str, made_of: ExpertSlice, before: Rows | float, steps: float) -> Rows | float:
         """Return the same of a tensor of an expert: the first copy of a network, whole or cut, is the source's own."""
@@ -151,7 +149,7 @@ class DenseUpcycling(MixtureForm):
         left = super().slice_steps_left(name, made_of, before, steps)
         if not self._redraws(made_of):
             return left
-        return self._with_redrawn(name, made_of, _filled(made_of, left), Constant(made_of.shape, steps))
+        return self._with_redrawn(name, made_of, left, steps)
 
     def measure(self, source: Source, input_ids: torch.Tensor) -> Gates:
         """Return the shares of the experts over tokens [sequences, S], as the router begins."""
@@ -232,11 +230,6 @@ class DenseUpcycling(MixtureForm):
         """Return what a certificate says of it."""
         shares = {"from": "uniform"} if self.measured is None else self.measured.record()
         return super().record() | {"gate_shares": shares if self.growth.optimizer_state == "grow" else None}
-
-
-def _filled(made_of: ExpertSlice, held: Rows | float) -> Rows:
-    """Return what is kept of each element, where it may be one number for all of them."""
-    return Constant(made_of.shape, held) if isinstance(held, float) else held
 
 
 def plan_upcycling(
