@@ -195,7 +195,7 @@ class Deadlock:
         return self._node(mixed, back).reshape(-1)
 
     def _node(self, value: Mask, back: Callable[[Mask], None]) -> _Flow:
-        """A value that `back` gives the loss's derivative by, for what it is made of."""
+        """Return a value; on the way back `back` gets the loss's derivative by it and passes that on to what it is made of."""
         out = _Flow(value, np.zeros(value.shape, dtype=bool))
         self._tape.append(lambda: back(out.gradient))
         return out
