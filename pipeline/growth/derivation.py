@@ -207,12 +207,13 @@ class Derivation:
         # A sigmoid over copies is what it was: without a sum that they are divided by, their gates add up to so many times it.
         gates = copies if new.gate == "sigmoid" and not new.renormalized and not rest else 1
         written = self._network(new.each[0], x, scale / gates)
-        for named in zip(*([tensor.name for tensor in network_tensors(network, 0)] for network in new.each), strict=True):
-            first, *rest_of_axes = self.maps[named[0]]
+        networks = [[tensor.name for tensor in network_tensors(network, 0)] for network in new.each]
+        for alike in zip(*networks, strict=True):
+            first, *rest_of_axes = self.maps[alike[0]]
             if copies > 1:
                 # Copies of an expert have their share of its gate, and of its gradient.
                 first = replace(first, copies=first.filled("copies") * copies)
-            self.maps |= dict.fromkeys(named, (first, *rest_of_axes))
+            self.maps |= dict.fromkeys(alike, (first, *rest_of_axes))
         if new.shared_gate is not None:
             self._linear(new.shared_gate, x, {"": AxisIndexMap.identity(1)})
         if new.shared is not None:
