@@ -78,7 +78,7 @@ def test_each_head_attends_as_the_one_it_was_made_from_and_after_an_exact_growth
     run, plan = finished_run(tmp_path / "run", family, growth, target)
     alike = similarities(plots_of(run, layers=(1,), heads=(0, 1))["attention-source-target"].rows, "right after growth")
     made_from = plan.maps["heads"].indices.tolist()
-    assert len(alike) == count and plan.form.copies_ffn == (target is MIXTURE)
+    assert len(alike) == count and (plan.form.record() is not None) == (target is MIXTURE)
     for (_, source_head, head), value in alike.items():
         if made_from[head] == source_head:
             assert value == pytest.approx(1.0, abs=ROUNDING)
