@@ -2,14 +2,16 @@
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path, PurePosixPath
 
 from huggingface_hub import constants
+
+from tests.servers import answering, send_head
 
 
 @dataclass
@@ -43,30 +45,8 @@ class Hub:
 @contextmanager
 def serving(hub: Hub) -> Iterator[Hub]:
     """Answer for the hub, on a free port of this machine."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            _answer(self, hub, body=True)
-
-        def do_POST(self) -> None:
-            _answer(self, hub, body=True)
-
-        def do_HEAD(self) -> None:
-            _answer(self, hub, body=False)
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    hub.port = server.server_address[1]
-    thread = threading.Thread(target=lambda: server.serve_forever(poll_interval=0.02), daemon=True)
-    thread.start()
-    try:
+    with answering(partial(_answer, hub)) as hub.port:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def ask(monkeypatch, endpoint: str, cache: Path, *, offline: bool = False) -> None:
@@ -77,7 +57,7 @@ def ask(monkeypatch, endpoint: str, cache: Path, *, offline: bool = False) -> No
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
 
 
-def _answer(request: BaseHTTPRequestHandler, hub: Hub, *, body: bool) -> None:
+def _answer(hub: Hub, request: BaseHTTPRequestHandler, body: bool) -> None:
     words = request.path.partition("?")[0].strip("/").split("/")
     words = words[2:] if words[0] == "api" else words[1:] if words[0] == "datasets" else words
     # What is asked for by its name alone is told of its main branch.
@@ -128,9 +108,6 @@ def _digest(path: Path) -> str:
 
 
 def _send(request: BaseHTTPRequestHandler, status: int, content: bytes, headers: dict[str, str], body: bool) -> None:
-    request.send_response(status)
-    for key, value in (headers | {"Content-Length": str(len(content)), "Content-Type": "application/json"}).items():
-        request.send_header(key, value)
-    request.end_headers()
+    send_head(request, status, headers | {"Content-Length": str(len(content)), "Content-Type": "application/json"})
     if body:
         request.wfile.write(content)

@@ -1,11 +1,13 @@
 """Stores on this machine: a web server with the manners of several, and moto's S3."""
 
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
+from http.server import BaseHTTPRequestHandler
+
+from tests.servers import answering, send_head
 
 S3_SECRET = "5ecre7-0f-th3-bucke7"
 """What the tests of a bucket sign with; found in no file."""
@@ -37,31 +39,11 @@ class Web:
 @contextmanager
 def serving(web: Web) -> Iterator[Web]:
     """Answer on a free port of this machine."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            _answer(self, web, body=True)
-
-        def do_HEAD(self) -> None:
-            _answer(self, web, body=False)
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    web.port = server.server_address[1]
-    thread = threading.Thread(target=lambda: server.serve_forever(poll_interval=0.02), daemon=True)
-    thread.start()
-    try:
+    with answering(partial(_answer, web)) as web.port:
         yield web
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
-def _answer(request: BaseHTTPRequestHandler, web: Web, *, body: bool) -> None:
+def _answer(web: Web, request: BaseHTTPRequestHandler, body: bool) -> None:
     name = request.path.strip("/")
     status = web.refusals.get(name, 200 if name in web.files else 404)
     content = web.files.get(name, b"") if status == 200 else b""
@@ -75,10 +57,7 @@ def _answer(request: BaseHTTPRequestHandler, web: Web, *, body: bool) -> None:
         if web.short[name] > 0:
             web.short[name] -= 1
             content = content[: len(content) // 2]
-    request.send_response(status)
-    for key, value in (headers | {"Content-Length": str(len(content))}).items():
-        request.send_header(key, value)
-    request.end_headers()
+    send_head(request, status, headers | {"Content-Length": str(len(content))})
     if body:
         if web.breaks[name] > 0:
             web.breaks[name] -= 1

@@ -31,6 +31,14 @@ def sections(path):
     return {each.splitlines()[0]: each for each in path.read_text().split("## ")[1:]}
 
 
+def written(part, folder, *words, timeout):
+    """The sections that a part writes at small sizes."""
+    out = folder / f"{part}.md"
+    status, said = run([sys.executable, "-m", f"tests.benchmarks.{part}", "--quick", "--out", out, *words], timeout)
+    assert status == 0, said
+    return sections(out)
+
+
 @pytest.mark.timeout(1200)
 def test_parts_write_their_tables(tmp_path):
     words = [sys.executable, "-m", "tests.benchmarks", "--out", tmp_path, "--quick", "--parts", "growth", "paper"]
@@ -71,10 +79,7 @@ def test_text_is_prepared_beside_the_tools_that_are_there(tmp_path):
 
 @pytest.mark.timeout(700)
 def test_training_is_measured(tmp_path):
-    out = tmp_path / "training.md"
-    status, said = run([sys.executable, "-m", "tests.benchmarks.training", "--quick", "--out", out], 600)
-    assert status == 0, said
-    told = sections(out)
+    told = written("training", tmp_path, timeout=600)
     assert len(told) == 3
     assert "| ZeRO 3, 2 ranks: Trainer |" in told["Our loop, a bare DeepSpeed loop, and the Hugging Face Trainer"]
     assert "| bert, bf16 | drawn |" in told["Sub-model steps against their FLOPs"]
@@ -83,41 +88,29 @@ def test_training_is_measured(tmp_path):
 
 @pytest.mark.timeout(400)
 def test_the_start_is_measured_beside_a_bare_script(tmp_path):
-    out = tmp_path / "start.md"
-    status, said = run([sys.executable, "-m", "tests.benchmarks.start", "--quick", "--out", out], 300)
-    assert status == 0, said
-    told = sections(out)["From the command to the first step"]
+    told = written("start", tmp_path, timeout=300)["From the command to the first step"]
     assert "ZeRO 3, 1 rank: ours, wall |" in told and "ZeRO 1, 2 ranks: bare, CPU |" in told
 
 
 @pytest.mark.timeout(700)
 def test_growing_costs_have_exponents(tmp_path):
-    out = tmp_path / "scaling.md"
-    status, said = run([sys.executable, "-m", "tests.benchmarks.scaling", "--quick", "--out", out], 600)
-    assert status == 0, said
-    told = sections(out)
+    told = written("scaling", tmp_path, timeout=600)
     assert len(told) == 4 and all("exponent" in section and "nan" not in section for section in told.values())
 
 
 @pytest.mark.timeout(400)
 def test_rates_are_tried_at_several_widths(tmp_path):
-    out = tmp_path / "width_rates.md"
-    words = [sys.executable, "-m", "tests.benchmarks.width_rates", "--quick", "--out", out, "--optimizer", "muon"]
-    status, said = run([*words, "--rules", "none", "mup"], 300)
-    assert status == 0, said
-    told = sections(out)
+    told = written("width_rates", tmp_path, "--optimizer", "muon", "--rules", "none", "mup", timeout=300)
     assert len(told) == 4 and all("| 64 | " in section for section in told.values())
     assert sum("Between the best rates" in section for section in told.values()) == 2
 
 
 @pytest.mark.timeout(400)
 def test_the_gpus_part_runs_on_a_cpu(tmp_path):
-    out, ways = tmp_path / "gpu.md", ["zero1", "fair", "zero3", "bare-compiled"]
-    words = [sys.executable, "-m", "tests.benchmarks.gpu", "--quick", "--device", "cpu", "--out", out, "--ways", *ways]
-    status, said = run(words, 300)
-    assert status == 0, said
-    told = sections(out)
-    assert list(told) == ["Steps on a device", "Growing into live partitions"] and "ailed" not in out.read_text()
+    ways = ["zero1", "fair", "zero3", "bare-compiled"]
+    told = written("gpu", tmp_path, "--device", "cpu", "--ways", *ways, timeout=300)
+    assert list(told) == ["Steps on a device", "Growing into live partitions"]
+    assert "ailed" not in (tmp_path / "gpu.md").read_text()
     for name, way in itertools.product(("gpt2", "bert"), ways):
         assert f"| {name} {{2, 64}}, 4 x 32: {WAYS[way].name} |" in told["Steps on a device"]
     assert all(f"| {engine} |" in told["Growing into live partitions"] for engine in ("fresh", "grown"))

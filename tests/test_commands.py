@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 import yaml
@@ -43,18 +44,15 @@ sys.exit(status)
 """
 
 
+def ended(words: list[object], **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run this interpreter to its end, in the project's folder if no other is named."""
+    options = {"cwd": ROOT, "capture_output": True, "encoding": "utf-8", "timeout": 120} | options
+    return subprocess.run([sys.executable, *map(str, words)], **options)
+
+
 def called(command: str, *words: object) -> subprocess.CompletedProcess[str]:
     """Call a command's `main` in a process of its own, which ends by saying what was imported."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-c", _CALLED, command, *map(str, words)],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=60,
-    )
+    return ended(["-c", _CALLED, command, *words], env=os.environ | {"PYTHONPATH": str(ROOT)})
 
 
 def test_these_are_all_the_commands():
@@ -122,14 +120,7 @@ def test_a_mistyped_key_or_option_is_refused_before_torch_transformers_or_deepsp
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_interpreter_without_packages_is_refused_in_one_sentence(command):
     words = ["-m", command] if command == DATA_PREP else [command]
-    done = subprocess.run(
-        [sys.executable, "-S", "-E", *words, *WELL_FORMED[command]],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=60,
-    )
+    done = ended(["-S", "-E", *words, *WELL_FORMED[command]])
     assert done.returncode == 2, done.stderr
     assert "is not installed for this interpreter; " in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
@@ -281,9 +272,7 @@ def in_ascii(words: list[object], cwd: Path, **more: str) -> subprocess.Complete
     """Run a command in the ASCII locale; what it prints is taken for UTF-8."""
     environment = os.environ | ASCII | {"PYTHONPATH": str(ROOT)} | more
     environment.pop("PYTHONWARNDEFAULTENCODING", None)
-    return subprocess.run(
-        [sys.executable, *map(str, words)], cwd=cwd, env=environment, capture_output=True, encoding="utf-8", timeout=120
-    )
+    return ended(words, cwd=cwd, env=environment)
 
 
 @pytest.mark.parametrize(

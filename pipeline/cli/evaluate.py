@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from pipeline.common.starting import start
@@ -36,7 +37,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--revision", help="a branch, tag or commit of the models on the hub (default: main)")
     parser.add_argument(
-        "--config", type=Path, help="a model's config.json, or its directory, where a DeepSpeed checkpoint comes without"
+        "--config", type=Path, help="a model's config.json, or its directory, for a DeepSpeed checkpoint that holds none"
     )
     parser.add_argument(
         "--task",
@@ -80,10 +81,8 @@ def _positive(text: str) -> int:
     return value
 
 
-def main() -> int:
-    """Do what the command line asks; return the exit status."""
-    return start(parse, "pipeline.commands.evaluate")
-
+main = partial(start, parse, "pipeline.commands.evaluate")
+"""Do what the command line asks; return the exit status."""
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
@@ -34,7 +35,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--revision", help="a branch, tag or commit of the source on the hub (default: main)")
     parser.add_argument(
-        "--config", type=Path, help="the source's config.json, or its directory, where a DeepSpeed checkpoint comes without"
+        "--config", type=Path, help="the source's config.json, or its directory, for a DeepSpeed checkpoint that holds none"
     )
     parser.add_argument(
         "--target", default="", help="a Hugging Face config.json, or the sizes that change as key=value,... (default: none)"
@@ -58,9 +59,11 @@ def parse() -> argparse.Namespace:
         choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else None
         if field.annotation is bool:
             choices = ("true", "false")
-        about = f"{field.description} " if field.description else ""
-        described = f"{about}(default: {field.default})".replace("%", "%%")
-        growth.add_argument(f"--{name}", choices=choices, metavar=None if choices else "X", help=described)
+        described = field.description or ""
+        # Of what is none of these the description says what happens without the option.
+        if isinstance(field.default, str | float | int | list):
+            described += f" (default: {str(field.default).lower()})"
+        growth.add_argument(f"--{name}", choices=choices, metavar=None if choices else "X", help=described.replace("%", "%%"))
     arguments = parser.parse_args()
     if arguments.world_size is not None and arguments.world_size < 1:
         raise UserError(f"--world_size: {arguments.world_size} ranks hold nothing; name 1 or more")
@@ -128,10 +131,8 @@ def read_target(text: str, tokenizer: str | None) -> TargetConfig | Path:
     return validate(TargetConfig, content, "--target")
 
 
-def main() -> int:
-    """Do what the command line asks; return the exit status."""
-    return start(parse, "pipeline.commands.grow")
-
+main = partial(start, parse, "pipeline.commands.grow")
+"""Do what the command line asks; return the exit status."""
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 from pipeline.common.starting import start
@@ -135,10 +136,8 @@ def sizes(text: str) -> dict[str, object]:
     return found
 
 
-def main() -> int:
-    """Do what the command line asks; return the exit status."""
-    return start(parse, "pipeline.commands.plan")
-
+main = partial(start, parse, "pipeline.commands.plan")
+"""Do what the command line asks; return the exit status."""
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,6 +6,7 @@ deepspeed --module pipeline.cli.pretrain --ds_config ds_configs/zero3.json [--re
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -58,9 +59,8 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
-def main() -> int:
-    """Run the recipe; return the exit status."""
-    return start(parse, "pipeline.commands.pretrain")
+main = partial(start, parse, "pipeline.commands.pretrain")
+"""Run the recipe; return the exit status."""
 
 
 def command() -> NoReturn:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from pipeline.common.starting import start
@@ -43,10 +44,8 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
-def main() -> int:
-    """Do what the command line asks; return the exit status."""
-    return start(parse, "pipeline.commands.report")
-
+main = partial(start, parse, "pipeline.commands.report")
+"""Do what the command line asks; return the exit status."""
 
 if __name__ == "__main__":
     sys.exit(main())

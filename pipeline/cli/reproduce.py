@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from pipeline.common.built_in import BUILT_IN
@@ -61,10 +62,8 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
-def main() -> int:
-    """Do what the command line asks; return the exit status."""
-    return start(parse, "pipeline.commands.reproduce")
-
+main = partial(start, parse, "pipeline.commands.reproduce")
+"""Do what the command line asks; return the exit status."""
 
 if __name__ == "__main__":
     sys.exit(main())

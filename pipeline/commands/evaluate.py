@@ -1,11 +1,11 @@
 """What tasks make of models, on any number of ranks (launch/evaluate.py)."""
 
 import argparse
-import functools
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,7 @@ def evaluate(
 ) -> list[Score]:
     """Return what the tasks make of one model, written down one by one; a collective call."""
     dtype = getattr(torch, arguments.dtype or ("float32" if ranks.device.type == "cpu" else "bfloat16"))
-    build = functools.cache(lambda: ranks.build(str(path), found, dtype))
+    build = cache(lambda: ranks.build(str(path), found, dtype))
     scores: list[Score] = []
     for name, task in tasks.items():
         scored = task.score(Subject(f"{path}: {name}", place, build, ranks.agree))
@@ -160,6 +160,5 @@ def run(arguments: argparse.Namespace) -> None:
             logger.info("not kept: name a file with --out")
 
 
-def work(arguments: argparse.Namespace) -> int:
-    """Score the models; return the exit status."""
-    return status_of(lambda: run(arguments))
+work = partial(status_of, run)
+"""Score the models; return the exit status."""

@@ -5,6 +5,7 @@ import json
 import shlex
 import sys
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 from pipeline.common.command import typed_command
@@ -87,6 +88,5 @@ def _beside(known: Known | None, certificate: dict[str, Any]) -> dict[str, str]:
     return {CARD: card} | ledger
 
 
-def work(arguments: argparse.Namespace) -> int:
-    """Grow, or describe what would be done; return the exit status."""
-    return status_of(lambda: run(arguments))
+work = partial(status_of, run)
+"""Grow, or describe what would be done; return the exit status."""

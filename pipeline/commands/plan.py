@@ -32,9 +32,9 @@ from pipeline.planning.question import of_target, question_of, vocabulary
 from pipeline.planning.recipes import recipe_of, schedule_of
 from pipeline.planning.record import RunEntry, add_runs, best_rates, configuration, entry_of, read_entries
 from pipeline.planning.rules import rules
-from pipeline.planning.schedules import Kind, Question, kinds_of
+from pipeline.planning.schedules import Kind, Question, Schedule, kinds_of
 from pipeline.planning.search import Search
-from pipeline.recipe import AUTO, Recipe, read_ds_config
+from pipeline.recipe import AUTO, Recipe, as_written, read_ds_config
 from pipeline.report.figures import write_figures, write_rows
 from pipeline.reproduction.runner import Runner, status_of_runs
 from pipeline.reproduction.task import Task
@@ -160,7 +160,7 @@ def _answer(
             "source of another optimizer: with `optimizer_state: fresh`), so nothing is known of growth; add some, or plan "
             "pilots by --pilot 2%"
         )
-    schedules = [(path, schedule_of(recipe, question, str(path))) for path, recipe in predicted.items()]
+    schedules = [(path, _schedule(path, recipe, question)) for path, recipe in predicted.items()]
     check_tokens(runs, question.setting, question.tokens)
     logger.info("fitting the law on %d runs, which takes a minute or two", len(runs))
     fitted = fit(runs)
@@ -182,6 +182,14 @@ def _answer(
         rates=Counter({configuration(one): one["lr"] for one in entries if setting_of(one) == question.setting}.values()),
         rate=rate,
     )
+
+
+def _schedule(path: Path, recipe: Recipe, question: Question) -> Schedule:
+    """The schedule that a recipe is; raises UserError with the keys that stand in its file."""
+    try:
+        return schedule_of(recipe, question, str(path))
+    except UserError as error:
+        raise UserError(as_written(path, [])(str(error))) from None
 
 
 def _label(recipe: Path, others: Iterable[Path]) -> str:
@@ -222,4 +230,4 @@ def _write(directory: Path, answer: Answer, recipe: Recipe, source: Path | None)
 def work(arguments: argparse.Namespace) -> int:
     """Plan; return the exit status."""
     show_messages(first=True, on_stderr=True)
-    return status_of_runs(lambda: run(arguments))
+    return status_of_runs(run, arguments)

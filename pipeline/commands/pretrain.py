@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.common.command import refusal
 from pipeline.common.errors import one_line
+from pipeline.common.logs import is_first_process, show_messages
 from pipeline.common.quiet import EXIT_DIVERGED, quieten
 from pipeline.common.starting import refuse
 from pipeline.recipe import Recipe, as_written, load_recipe, taken_by_auto
@@ -26,6 +27,8 @@ _MFU = 0.4
 def work(arguments: argparse.Namespace) -> int:
     """Run the recipe; return the exit status."""
     quieten()
+    reworded = as_written(arguments.recipe, arguments.overrides)
+    show_messages(first=is_first_process(), reworded=reworded)
     try:
         stop = StopRequest()
         trains = not (arguments.print_config or arguments.dry_run)
@@ -51,7 +54,7 @@ def work(arguments: argparse.Namespace) -> int:
         if arguments.dry_run:
             if distributed.rank() == 0:
                 dry_run = DryRun.of(recipe, ds_config, ranks, arguments.mfu or _MFU, arguments.corpus_tokens)
-                print(page_of(dry_run))
+                print(reworded(page_of(dry_run)))
             return 0
         Run(recipe, ds_config, stop, arguments.branch_from).execute()
     except Stopped:
@@ -69,7 +72,7 @@ def work(arguments: argparse.Namespace) -> int:
         if sentence is not None:
             # As above.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            return refuse(as_written(sentence, arguments.recipe, arguments.overrides))
+            return refuse(reworded(sentence))
         if distributed.has_lost_a_rank(error):
             print(
                 f"rank {distributed.rank()}: another rank has ended, and this one ends too ({one_line(error)}); start the same "

@@ -1,6 +1,7 @@
 """One page of a run, or of several beside each other."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from pipeline.common.errors import UserError
@@ -42,6 +43,5 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"{arguments.out}: {len(page.plots)} figures")
 
 
-def work(arguments: argparse.Namespace) -> int:
-    """Write the page; return the exit status."""
-    return status_of(lambda: run(arguments))
+work = partial(status_of, run)
+"""Write the page; return the exit status."""

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Hashable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -136,6 +137,5 @@ def _with_their(trunks: Sequence[Task], tasks: Sequence[Task]) -> list[Task]:
     return [*(trunk for trunk in trunks if trunk.name in needed), *tasks]
 
 
-def work(arguments: argparse.Namespace) -> int:
-    """Run the suite; return the exit status."""
-    return status_of_runs(lambda: run(arguments))
+work = partial(status_of_runs, run)
+"""Run the suite; return the exit status."""

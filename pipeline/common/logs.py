@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from tqdm import tqdm
@@ -19,14 +19,14 @@ def is_first_process() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in RANK_VARIABLES)
 
 
-def show_messages(*, first: bool, on_stderr: bool = False) -> None:
+def show_messages(*, first: bool, on_stderr: bool = False, reworded: Callable[[str], str] = str) -> None:
     """Print the messages of the project's loggers from now on; of several processes, only the `first` prints any.
 
-    A warning begins with "warning: ". A command whose result is its standard output has them `on_stderr`. Calling it again
-    replaces what an earlier call set.
+    A warning begins with "warning: ". A command whose result is its standard output has them `on_stderr`. Each is printed as
+    `reworded` returns it. Calling it again replaces what an earlier call set.
     """
     handler = _LineHandler(on_stderr=on_stderr)
-    handler.setFormatter(_LineFormatter())
+    handler.setFormatter(_LineFormatter(reworded))
     for name in _OWN:
         logger = logging.getLogger(name)
         logger.handlers = [handler]
@@ -50,9 +50,13 @@ def without_messages() -> Iterator[None]:
 class _LineFormatter(logging.Formatter):
     """The message alone, after the word "warning" where it is one."""
 
+    def __init__(self, reworded: Callable[[str], str] = str) -> None:
+        super().__init__()
+        self._reworded = reworded
+
     def format(self, record: logging.LogRecord) -> str:
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
-        return prefix + super().format(record)
+        return prefix + self._reworded(super().format(record))
 
 
 class _LineHandler(logging.Handler):

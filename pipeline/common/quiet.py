@@ -25,11 +25,11 @@ def quieten() -> None:
     warnings.filterwarnings("once", message=r"Glyph \d+ .* missing from font")
 
 
-def status_of(work: Callable[[], object]) -> int:
-    """Do one process's work, print on stderr what is wrong with it, and return the exit status."""
+def status_of(work: Callable[..., object], *arguments: object) -> int:
+    """Do one process's work, given its `arguments`, print on stderr what is wrong with it, and return the exit status."""
     quieten()
     try:
-        work()
+        work(*arguments)
     except Exception as error:
         sentence = refusal(error)
         if sentence is None:

@@ -29,6 +29,9 @@ GROUP_KEYS = ("n_shared_experts", "n_group", "topk_group")
 LATENT_KEYS = ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "v_head_dim")
 """Those of attention over latents, of whose heads `head_dim` counts the channels that positions turn."""
 
+_OPTIONAL = ("max_position_embeddings", *EXPERT_KEYS, *GROUP_KEYS, *LATENT_KEYS)
+"""The sizes that some models have no such number of, but for the layers of a second stack."""
+
 _OTHER_WORDS = {"num_experts": "n_routed_experts"}
 """What a class may call a size that goes by the first word everywhere here."""
 
@@ -291,17 +294,11 @@ class Family:
 
 def config_keys(family: Family, sizes: Sizes, config: PretrainedConfig | type[PretrainedConfig]) -> dict[str, int]:
     """Return the sizes that may grow, under the keys that `config`, or its class, has for them."""
-    keys = {
-        "hidden_size": sizes.hidden_size,
-        **dict(zip(depth_keys(family.config_class), sizes.depths, strict=True)),
-        "num_attention_heads": sizes.num_attention_heads,
-        family.intermediate_key: sizes.intermediate_size,
-        "vocab_size": sizes.vocab_size,
-    }
-    given = {key: getattr(sizes, key) for key in (*EXPERT_KEYS, *GROUP_KEYS, *LATENT_KEYS)}
-    keys |= {config_key(config, key): size for key, size in given.items() if size is not None}
-    if sizes.max_position_embeddings is not None:
-        keys["max_position_embeddings"] = sizes.max_position_embeddings
+    keys = dict(zip(depth_keys(family.config_class), sizes.depths, strict=True))
+    keys[family.intermediate_key] = sizes.intermediate_size
+    for key in ("hidden_size", "num_attention_heads", "vocab_size", *_OPTIONAL):
+        if (size := getattr(sizes, key)) is not None:
+            keys[config_key(config, key)] = size
     if hasattr(family.config_class, "num_key_value_heads"):
         keys["num_key_value_heads"] = sizes.num_key_value_heads
     if sizes.qk_nope_head_dim is not None:
@@ -371,12 +368,8 @@ def sizes_of(config: PretrainedConfig) -> Sizes:
         head_dim=head_dim_of(config),
         intermediate_size=4 * config.hidden_size if inner is None else inner,
         vocab_size=config.vocab_size,
-        max_position_embeddings=config.max_position_embeddings if has_key(known, "max_position_embeddings") else None,
         segments=getattr(config, "type_vocab_size", 0),
         tied=config.tie_word_embeddings,
         num_decoder_layers=config.num_decoder_layers if has_key(known, "num_decoder_layers") else None,
-        **{
-            key: getattr(config, config_key(known, key)) if has_key(known, key) else None
-            for key in (*EXPERT_KEYS, *GROUP_KEYS, *LATENT_KEYS)
-        },
+        **{key: getattr(config, config_key(known, key)) if has_key(known, key) else None for key in _OPTIONAL},
     )

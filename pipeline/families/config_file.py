@@ -23,18 +23,8 @@ QUANTIZATION = "quantization_config"
 """The key that says how weights were quantized."""
 
 _NOT_READ = (
-    "attn_implementation",
-    "chunk_size_feed_forward",
-    "experts_implementation",
-    "id2label",
-    "label2id",
-    "num_labels",
-    "output_attentions",
-    "output_hidden_states",
-    "problem_type",
-    "return_dict",
-    "torchscript",
-    "use_return_dict",
+    *("attn_implementation", "chunk_size_feed_forward", "experts_implementation", "id2label", "label2id", "num_labels"),
+    *("output_attentions", "output_hidden_states", "problem_type", "return_dict", "torchscript", "use_return_dict"),
 )
 """Keys that say what a call returns, by which kernels, and what a classifier's labels are. They do not belong to the
 language model, and are not read."""
@@ -91,7 +81,8 @@ def _checked(path: Path, content: dict[str, Any], config_class: type[PretrainedC
                 f"{path}: {key}: {str(kept[key])[:80]} makes layers of different shapes, which growth does not know"
             )
     architectures = kept.get("architectures")
-    if architectures is not None and not _strings(architectures):
+    strings = isinstance(architectures, list) and all(isinstance(item, str) for item in architectures)
+    if architectures is not None and not strings:
         raise UserError(f"{path}: architectures: a list of class names is expected, and the value is {architectures!r}")
     if not isinstance(kept.get(QUANTIZATION) or {}, dict):
         raise UserError(f"{path}: {QUANTIZATION}: a mapping is expected, and the value is {kept[QUANTIZATION]!r}")
@@ -105,10 +96,6 @@ def _checked(path: Path, content: dict[str, Any], config_class: type[PretrainedC
     dtype = next((value for value in given if value is not None), None)
     # `auto` stands for what is stored, as no key does.
     return kept if dtype in (None, "auto") else kept | {"dtype": _float(path, dtype)}
-
-
-def _strings(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _float(path: Path, value: Any) -> str:

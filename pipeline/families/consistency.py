@@ -96,13 +96,21 @@ def _faults(family: Family, config: PretrainedConfig) -> Iterator[tuple[str, Any
     if not isinstance(activation, str) or activation not in ACT2FN:
         yield family.activation_key, activation, "an activation that transformers knows, for instance gelu or silu,"
     if has_key(family.config_class, "relative_attention_num_buckets"):
-        yield from _distance_faults(config)
+        buckets, most = config.relative_attention_num_buckets, config.relative_attention_max_distance
+        # An encoder has one half of them for what stands before a token, and one half of those for each distance by itself.
+        if not _whole(buckets, _MOST) or buckets < 4:
+            yield "relative_attention_num_buckets", buckets, f"a whole number from 4 to {_MOST}"
+        if not _whole(most, _MOST) or most <= buckets // 2:
+            yield "relative_attention_max_distance", most, f"a whole number above half of the {buckets} buckets"
     if has_key(family.config_class, "num_experts"):
         yield from _expert_faults(family, config)
     if family.rotary:
         yield from _rotary_faults(config)
         yield from _window_faults(config)
-        yield from _list_faults(config)
+        if hasattr(type(config), "no_rope_layers") and (
+            set(config.no_rope_layers) - {0, 1} or len(config.no_rope_layers) != config.num_hidden_layers
+        ):
+            yield "no_rope_layers", config.no_rope_layers, f"a list of {config.num_hidden_layers} entries, each 0 or 1,"
 
 
 def _size_keys(family: Family, config: PretrainedConfig) -> list[str]:
@@ -128,15 +136,6 @@ def _not_whole(config: PretrainedConfig, limits: Mapping[str, int]) -> Iterator[
             yield key, value, f"a whole number from 1 to {most}"
 
 
-def _distance_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
-    buckets, most = config.relative_attention_num_buckets, config.relative_attention_max_distance
-    # An encoder has one half of them for what stands before a token, and one half of those for each distance by itself.
-    if not _whole(buckets, _MOST) or buckets < 4:
-        yield "relative_attention_num_buckets", buckets, f"a whole number from 4 to {_MOST}"
-    if not _whole(most, _MOST) or most <= buckets // 2:
-        yield "relative_attention_max_distance", most, f"a whole number above half of the {buckets} buckets"
-
-
 def _expert_faults(family: Family, config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
     known = [config_key(family.config_class, key) for key in (*EXPERT_KEYS, *GROUP_KEYS) if has_key(family.config_class, key)]
     yield from _not_whole(config, {key: _MOST if key.endswith("size") else MOST_EXPERTS for key in known})
@@ -145,7 +144,14 @@ def _expert_faults(family: Family, config: PretrainedConfig) -> Iterator[tuple[s
     if chosen > experts:
         yield "num_experts_per_tok", chosen, f"a number up to {count} {experts}"
     if hasattr(family.config_class, "n_group"):
-        yield from _group_faults(config, experts, chosen)
+        groups, held = config.n_group, config.topk_group * (experts // config.n_group)
+        # The two highest scores of a group count.
+        if experts % groups or experts < 2 * groups:
+            yield "n_group", groups, f"a number of equal groups of at least two of the {experts} experts"
+        elif config.topk_group > groups:
+            yield "topk_group", config.topk_group, f"a number up to n_group {groups}"
+        elif chosen > held:
+            yield "num_experts_per_tok", chosen, f"a number up to the {held} experts of topk_group {config.topk_group} groups"
     if hasattr(family.config_class, "first_k_dense_replace"):
         dense = config.first_k_dense_replace
         if dense != 0 and not _whole(dense, MOST_LAYERS):
@@ -155,17 +161,6 @@ def _expert_faults(family: Family, config: PretrainedConfig) -> Iterator[tuple[s
         if not isinstance(dense, list) or not all(isinstance(layer, int) and not isinstance(layer, bool) for layer in dense):
             yield "mlp_only_layers", dense, "a list of numbers of layers"
         yield from _not_whole(config, {"decoder_sparse_step": MOST_LAYERS})
-
-
-def _group_faults(config: PretrainedConfig, experts: int, chosen: int) -> Iterator[tuple[str, Any, str]]:
-    # The two highest scores of a group count.
-    if experts % config.n_group or experts < 2 * config.n_group:
-        yield "n_group", config.n_group, f"a number of equal groups of at least two of the {experts} experts"
-    elif config.topk_group > config.n_group:
-        yield "topk_group", config.topk_group, f"a number up to n_group {config.n_group}"
-    elif chosen > config.topk_group * (experts // config.n_group):
-        held = config.topk_group * (experts // config.n_group)
-        yield "num_experts_per_tok", chosen, f"a number up to the {held} experts of topk_group {config.topk_group} groups"
 
 
 def _rotary_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
@@ -213,13 +208,6 @@ def _window_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
             yield "layer_types", types, expected
         if window is None and _ATTENTION[1] in types:
             yield "sliding_window", window, f"a whole number, since layer_types names {_ATTENTION[1]},"
-
-
-def _list_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
-    if hasattr(type(config), "no_rope_layers"):
-        layers, said = config.num_hidden_layers, config.no_rope_layers
-        if set(said) - {0, 1} or len(said) != layers:
-            yield "no_rope_layers", said, f"a list of {layers} entries, each 0 or 1,"
 
 
 def _build(family: Family, config: PretrainedConfig) -> None:

@@ -1,7 +1,7 @@
 """The graph of Llama and of what follows it: pre-norm decoders, rotary positions, grouped queries."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -9,15 +9,16 @@ from typing import Any
 from transformers import PretrainedConfig, PreTrainedModel
 
 from pipeline.families.base import Family
-from pipeline.families.graph import Attention, Branch, Experts, Head, Layer, Mlp, Model, Stack
+from pipeline.families.graph import Attention, Branch, Experts, Head, Joined, Layer, Mlp, Model, Stack
 from pipeline.families.layer_lists import layer_kind
 from pipeline.families.nodes import attention_output, gated_mlp, port_sizes, query_key_value, rms_norm, rotary, score
 from pipeline.families.primitives import Embedding, Norm
+from pipeline.families.tensors import RESIDUAL
 
 HEAD_NORM = partial(rms_norm, span="head")
 """An RMSNorm over each head's queries, or keys."""
 
-_WORDS, _OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
+_WORDS, _OUTPUT, _LAYERS, _FINAL = "model.embed_tokens.weight", "lm_head.weight", "model.layers", "model.norm"
 
 
 def option(config: PretrainedConfig, key: str) -> bool:
@@ -78,12 +79,12 @@ def decoder_graph(
     logit_scale: float = 1.0,
     capped: bool = False,
     words: str = _WORDS,
-    layers: str = "model.layers",
-    final: str = "model.norm",
+    layers: str = _LAYERS,
+    final: str = _FINAL,
 ) -> Model:
     """Return a decoder of these layers, each made from the prefix of its tensors' names, and of a norm behind them."""
     std, tied = config.initializer_range, config.tie_word_embeddings
-    return Model(
+    model = Model(
         port_sizes(config),
         Stack(
             (Embedding(words, "vocab", std, embedding_scale),),
@@ -95,23 +96,43 @@ def decoder_graph(
         ),
         Head(words if tied else _OUTPUT, tied, scale=logit_scale, capped=capped, init=std),
     )
+    return replace(model, joined=tuple(_joined(model)))
+
+
+def _joined(model: Model) -> Iterator[Joined]:
+    """Yield what classes with experts join: [experts, gate and unit, stream], [experts, stream, unit]."""
+    for number, body in model.experts:
+        inside, count = f"model.layers.{number}.mlp.", len(body.each)
+        units, channels = body.each[0].last.into.size(model.sizes), model.sizes[RESIDUAL]
+        read = tuple(each.weight for network in body.each for each in network.inputs)
+        yield Joined(inside + "experts.gate_up_proj", read, (count, 2 * units, channels))
+        written = tuple(network.last.weight for network in body.each)
+        yield Joined(inside + "experts.down_proj", written, (count, channels, units))
+        if body.router.weight != inside + "gate.weight":
+            yield Joined(inside + "gate.weight", (body.router.weight,), (count, channels))
 
 
 def decoder(
     model_class: type[PreTrainedModel],
-    graph: Callable[[PretrainedConfig], Model] = decoder_graph,
+    graph: Callable[[PretrainedConfig], Model] | None = None,
     *,
+    layer: Callable[[str, PretrainedConfig], Layer] = llama_layer,
+    norm: Callable[[str], Norm] = rms_norm,
+    words: str = _WORDS,
+    layers: str = _LAYERS,
+    final: str = _FINAL,
     refused: Mapping[str, tuple[Any, ...]] | None = None,
     partial_rotary: bool = False,
     **others: Any,
 ) -> Family:
-    """Return a family whose modules are named as Llama's; `partial_rotary` where its class turns a part of a head."""
+    """Return a family whose modules are named as Llama's; `partial_rotary` where its class turns a part of a head.
+
+    Without a `graph` it is that of a decoder of these layers and of such a norm behind them.
+    """
+    made = partial(decoder_graph, layer=layer, norm=norm, words=words, layers=layers, final=final)
     whole: dict[str, tuple[Any, ...]] = {} if partial_rotary else {"rope_parameters.partial_rotary_factor": (1.0, None)}
     given: dict[str, Any] = {
         "objective": "clm",
-        "layers": "model.layers",
-        "head_module": "model.norm",
-        "words": _WORDS,
         "output": _OUTPUT,
         # The classes for question answering call the model `transformer`.
         "published": ((re.compile(r"^(transformer\.)?(?=(embed_tokens|layers|norm|rotary_emb)\.)"), "model."),),
@@ -121,4 +142,5 @@ def decoder(
         "kept": ("hidden_act", "rms_norm_eps", "rope_parameters", "sliding_window", "use_sliding_window"),
         "own_head_dim": True,
     }
-    return Family(model_class=model_class, graph=graph, refused=whole | dict(refused or {}), **given | others)
+    given |= {"words": words, "layers": layers, "head_module": final, "refused": whole | dict(refused or {})}
+    return Family(model_class=model_class, graph=graph or made, **given | others)

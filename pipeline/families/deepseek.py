@@ -11,7 +11,7 @@ from pipeline.families.base import head_dim_of
 from pipeline.families.decoder import decoder, decoder_graph, pre_norm_layer
 from pipeline.families.graph import Attention, Experts, Layer, Model
 from pipeline.families.layer_lists import is_sparse
-from pipeline.families.mixture import EXPERT_NAMES, experts, joined, layer_number
+from pipeline.families.mixture import EXPERT_NAMES, experts, layer_number
 from pipeline.families.nodes import gated_mlp, linear, rms_norm, rotary
 from pipeline.families.primitives import Latent
 from pipeline.families.tensors import Axis, AxisPart
@@ -75,7 +75,7 @@ def deepseek_v3_graph(config: PretrainedConfig) -> Model:
     turned = head_dim_of(config)
     ports |= {_TURNED: turned, "head_dim": turned + ports[_NOT_TURNED]}
     graph = decoder_graph(config, _layer)
-    return joined(replace(graph, sizes={**graph.sizes, **ports}))
+    return replace(graph, sizes={**graph.sizes, **ports})
 
 
 DEEPSEEK_V3 = decoder(

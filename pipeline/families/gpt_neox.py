@@ -1,15 +1,12 @@
 """GPT-NeoX (Pythia): LayerNorms, branches side by side, query, key and value fused head by head."""
 
 import re
-from functools import partial
 
 from transformers import GPTNeoXForCausalLM, PretrainedConfig
 
-from pipeline.families.decoder import decoder, decoder_graph, pre_norm_layer
+from pipeline.families.decoder import decoder, pre_norm_layer
 from pipeline.families.graph import Attention, Layer
 from pipeline.families.nodes import attention_output, fused_heads, layer_norm, linear, plain_mlp, rotary, score
-
-_WORDS, _LAYERS, _FINAL = "gpt_neox.embed_in.weight", "gpt_neox.layers", "gpt_neox.final_layer_norm"
 
 
 def layer(prefix: str, config: PretrainedConfig) -> Layer:
@@ -27,10 +24,11 @@ def layer(prefix: str, config: PretrainedConfig) -> Layer:
 
 GPT_NEOX = decoder(
     GPTNeoXForCausalLM,
-    partial(decoder_graph, layer=layer, norm=layer_norm, words=_WORDS, layers=_LAYERS, final=_FINAL),
-    layers=_LAYERS,
-    head_module=_FINAL,
-    words=_WORDS,
+    layer=layer,
+    norm=layer_norm,
+    words="gpt_neox.embed_in.weight",
+    layers="gpt_neox.layers",
+    final="gpt_neox.final_layer_norm",
     published=(
         (re.compile(r"^(?=(embed_in|layers|final_layer_norm|rotary_emb)\.)"), "gpt_neox."),
         (re.compile(r"^embed_out\."), "lm_head."),

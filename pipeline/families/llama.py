@@ -25,18 +25,18 @@ LLAMA = decoder(
 )
 
 # A sliding window.
-MISTRAL = decoder(MistralForCausalLM, partial(decoder_graph, layer=partial(llama_layer, bias=False)), tokenizers=_BPE_OR_WORDS)
+MISTRAL = decoder(MistralForCausalLM, layer=partial(llama_layer, bias=False), tokenizers=_BPE_OR_WORDS)
 
 # Biases on query, key and value.
 QWEN2 = decoder(
     Qwen2ForCausalLM,
-    partial(decoder_graph, layer=partial(llama_layer, bias=True)),
+    layer=partial(llama_layer, bias=True),
     tokenizers=("sentencepiece_unigram", "byte_level_bpe"),
     special_tokens_of=("qwen2", "qwen3"),
 )
 
 # A norm over each head's query and key.
-QWEN3 = decoder(Qwen3ForCausalLM, partial(decoder_graph, layer=partial(llama_layer, norms=HEAD_NORM)), variants=(_BIASED,))
+QWEN3 = decoder(Qwen3ForCausalLM, layer=partial(llama_layer, norms=HEAD_NORM), variants=(_BIASED,))
 
 # Some of its layers know no positions.
 SMOLLM3 = decoder(SmolLM3ForCausalLM, variants=(_BIASED | {"mlp_bias": True},))

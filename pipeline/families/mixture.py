@@ -4,16 +4,14 @@ Tensors go by the names of published files, one for each expert's matrix; the cl
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from transformers import MixtralForCausalLM, OlmoeForCausalLM, PretrainedConfig, Qwen2MoeForCausalLM, Qwen3MoeForCausalLM
 
 from pipeline.families.base import size_of
-from pipeline.families.decoder import HEAD_NORM, decoder, decoder_graph, pre_norm_layer, self_attention
-from pipeline.families.graph import Experts, Joined, Layer, Model
+from pipeline.families.decoder import HEAD_NORM, decoder, pre_norm_layer, self_attention
+from pipeline.families.graph import Experts, Layer
 from pipeline.families.layer_lists import is_sparse
 from pipeline.families.nodes import gated_mlp, linear, rms_norm
 from pipeline.families.tensors import Axis
@@ -31,28 +29,6 @@ def experts(prefix: str, config: PretrainedConfig, names: tuple[str, str, str], 
         config.num_experts_per_tok,
         renormalized,
     )
-
-
-def joined(model: Model) -> Model:
-    """Return the model with the parameters that its class joins: [experts, gate and unit, stream], [experts, stream, unit]."""
-    found = []
-    for number, body in model.experts:
-        inside, count = f"model.layers.{number}.mlp.", len(body.each)
-        units, channels = body.each[0].last.into.size(model.sizes), model.sizes["residual"]
-        read = tuple(each.weight for network in body.each for each in network.inputs)
-        written = tuple(network.last.weight for network in body.each)
-        found += [
-            Joined(inside + "experts.gate_up_proj", read, (count, 2 * units, channels)),
-            Joined(inside + "experts.down_proj", written, (count, channels, units)),
-        ]
-        if body.router.weight != inside + "gate.weight":
-            found.append(Joined(inside + "gate.weight", (body.router.weight,), (count, channels)))
-    return replace(model, joined=tuple(found))
-
-
-def mixture_graph(config: PretrainedConfig, layer: Callable[[str, PretrainedConfig], Layer]) -> Model:
-    """Return Llama's decoder of such layers."""
-    return joined(decoder_graph(config, layer))
 
 
 def mixtral_layer(prefix: str, config: PretrainedConfig) -> Layer:
@@ -93,7 +69,7 @@ _KEPT = ("hidden_act", "rms_norm_eps", "rope_parameters", "sliding_window")
 
 MIXTRAL = decoder(
     MixtralForCausalLM,
-    partial(mixture_graph, layer=mixtral_layer),
+    layer=mixtral_layer,
     published=_OLD_NAMES,
     kept=_KEPT,
     refused={"router_jitter_noise": (0.0, None)},
@@ -102,7 +78,7 @@ MIXTRAL = decoder(
 QWEN2_MOE, QWEN3_MOE = (
     decoder(
         model_class,
-        partial(mixture_graph, layer=qwen_layer),
+        layer=qwen_layer,
         variants=(variant, {"mlp_only_layers": [0]}),
         kept=(*_KEPT, "use_sliding_window", "norm_topk_prob"),
     )
@@ -111,7 +87,7 @@ QWEN2_MOE, QWEN3_MOE = (
 
 OLMOE = decoder(
     OlmoeForCausalLM,
-    partial(mixture_graph, layer=olmoe_layer),
+    layer=olmoe_layer,
     own_head_dim=False,
     variants=({"attention_bias": True},),
     kept=("hidden_act", "rms_norm_eps", "rope_parameters", "norm_topk_prob"),

@@ -4,7 +4,7 @@ from functools import partial
 
 from transformers import Olmo2ForCausalLM, Olmo3ForCausalLM, PretrainedConfig
 
-from pipeline.families.decoder import decoder, decoder_graph, self_attention
+from pipeline.families.decoder import decoder, self_attention
 from pipeline.families.graph import Branch, Layer
 from pipeline.families.nodes import gated_mlp, rms_norm
 
@@ -22,6 +22,6 @@ def layer(prefix: str, config: PretrainedConfig) -> Layer:
 
 
 OLMO2, OLMO3 = (
-    decoder(model_class, partial(decoder_graph, layer=layer, norm=_norm), variants=({"attention_bias": True},))
+    decoder(model_class, layer=layer, norm=_norm, variants=({"attention_bias": True},))
     for model_class in (Olmo2ForCausalLM, Olmo3ForCausalLM)
 )

@@ -1,10 +1,8 @@
 """Phi-3 and Phi-4: Llama with fused query, key and value, and fused gate and unit."""
 
-from functools import partial
-
 from transformers import Phi3ForCausalLM, PretrainedConfig
 
-from pipeline.families.decoder import decoder, decoder_graph, pre_norm_layer
+from pipeline.families.decoder import decoder, pre_norm_layer
 from pipeline.families.graph import Attention, Layer, Mlp
 from pipeline.families.nodes import GATE_AND_UP, attention_output, linear, rotary, score
 from pipeline.families.tensors import KEY_PORTS, QUERY_PORTS, STREAM, UNITS, Axis, AxisPart
@@ -29,7 +27,7 @@ def layer(prefix: str, config: PretrainedConfig) -> Layer:
 
 PHI3 = decoder(
     Phi3ForCausalLM,
-    partial(decoder_graph, layer=layer),
+    layer=layer,
     kept=("hidden_act", "rms_norm_eps", "rope_parameters", "sliding_window", "original_max_position_embeddings"),
     partial_rotary=True,
     dropout=("attention_dropout", "resid_pdrop", "embd_pdrop"),

@@ -8,10 +8,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from pipeline.common.errors import UserError
 from pipeline.families.base import Family
-from pipeline.families.bert import BERT, BERT_PAIRS
+from pipeline.families.bert import BERT, BERT_PAIRS, DISTILBERT, ROBERTA
 from pipeline.families.cohere import COHERE, COHERE2
 from pipeline.families.deepseek import DEEPSEEK_V3
-from pipeline.families.distilbert import DISTILBERT
 from pipeline.families.gemma import GEMMA2, GEMMA3
 from pipeline.families.gpt2 import GPT2
 from pipeline.families.gpt_neox import GPT_NEOX
@@ -21,7 +20,6 @@ from pipeline.families.mixture import MIXTRAL, OLMOE, QWEN2_MOE, QWEN3_MOE
 from pipeline.families.modernbert import MODERNBERT
 from pipeline.families.olmo2 import OLMO2, OLMO3
 from pipeline.families.phi3 import PHI3
-from pipeline.families.roberta import ROBERTA
 from pipeline.families.rope import rope_sets
 from pipeline.families.stablelm import STABLELM
 from pipeline.families.starcoder2 import STARCODER2

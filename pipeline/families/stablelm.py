@@ -1,10 +1,8 @@
 """StableLM: Llama under LayerNorms."""
 
-from functools import partial
-
 from transformers import PretrainedConfig, StableLmForCausalLM
 
-from pipeline.families.decoder import decoder, decoder_graph, pre_norm_layer, self_attention
+from pipeline.families.decoder import decoder, pre_norm_layer, self_attention
 from pipeline.families.graph import Branch, Layer
 from pipeline.families.nodes import gated_mlp, layer_norm, rotary
 
@@ -22,7 +20,8 @@ def layer(prefix: str, config: PretrainedConfig) -> Layer:
 
 STABLELM = decoder(
     StableLmForCausalLM,
-    partial(decoder_graph, layer=layer, norm=layer_norm),
+    layer=layer,
+    norm=layer_norm,
     kept=("hidden_act", "layer_norm_eps", "rope_parameters", "use_parallel_residual", "use_qkv_bias"),
     # Its norms over queries and keys are a module a head.
     refused={"qk_layernorm": (False,)},

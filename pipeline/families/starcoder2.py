@@ -1,11 +1,10 @@
 """StarCoder2: LayerNorms, biases, grouped queries, an FFN without a gate."""
 
-from functools import partial
 from typing import Any
 
 from transformers import PretrainedConfig, Starcoder2ForCausalLM
 
-from pipeline.families.decoder import decoder, decoder_graph, pre_norm_layer
+from pipeline.families.decoder import decoder, pre_norm_layer
 from pipeline.families.graph import Attention, Layer
 from pipeline.families.nodes import attention_output, layer_norm, plain_mlp, query_key_value, rotary, score
 
@@ -25,7 +24,8 @@ def layer(prefix: str, config: PretrainedConfig) -> Layer:
 
 STARCODER2 = decoder(
     Starcoder2ForCausalLM,
-    partial(decoder_graph, layer=layer, norm=layer_norm),
+    layer=layer,
+    norm=layer_norm,
     dropout=("attention_dropout", "residual_dropout", "embedding_dropout"),
     kept=("hidden_act", "norm_epsilon", "rope_parameters", "sliding_window", "use_bias"),
 )

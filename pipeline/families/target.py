@@ -42,14 +42,24 @@ def target_config(
     """
     source = read_as(source, target, growth, where)
     family = family_of(source)
-    _check_settled(source, target, where)
+    for key in MIXTURE_FORMS:
+        named, said = getattr(target, key), getattr(source, key, None)
+        if named not in (None, said):
+            raise UserError(
+                f"{where}{key}: {named!r} is not the source's {said!r}, which growth keeps; a dense model that is made into a "
+                "mixture may have its own"
+            )
     sizes = _target_sizes(family, sizes_of(source), target, where)
     check_heads(family, sizes, where)
     config = copy.deepcopy(source)
     for key, value in config_keys(family, sizes, config).items():
         setattr(config, key, value)
     config.tie_word_embeddings = sizes.tied
-    _extend_layer_lists(source, config)
+    # As many entries as layers, which the class asks for; what they say is settled with the growth.
+    carry_layer_lists(source, config, [min(layer, source.num_hidden_layers - 1) for layer in range(config.num_hidden_layers)])
+    if set(getattr(config, "layer_types", None) or ()) == {"full_attention"} and hasattr(config, "max_window_layers"):
+        # The layers from here on would slide, for who derives the types from it.
+        config.max_window_layers = max(config.max_window_layers, config.num_hidden_layers)
     set_context(family, source, config, target, where)
     if target.dropout is not None:
         family.set_dropout(config, target.dropout)
@@ -129,24 +139,19 @@ def check_growth(
         if least is not None and size < least and not (new_tokenizer and key == "vocab_size"):
             raise UserError(f"{where}{key}: {size} is smaller than the source's {least}; growth only adds")
     check_heads(family, new, where)
-    _check_groups(old, new, where)
+    old_group, group = (sizes.num_attention_heads // sizes.num_key_value_heads for sizes in (old, new))
+    # Query heads that read one key-value head must find copies of it, or of what they read.
+    if group < old_group and old_group % group:
+        raise UserError(
+            f"{where}num_key_value_heads: groups of {group} query heads cannot take up the source's groups of {old_group}; "
+            f"choose groups of at least {old_group}, or of a divisor of it"
+        )
     check_rotary(family, source, target, where)
     if family.rotary:
         _check_rotary(source, target, old, new, where)
     check_values(family, target, where.rstrip(": ."), "put others there")
     with class_rules(family, f"{where}num_attention_heads"):
         target.validate()
-
-
-def _check_settled(source: PretrainedConfig, target: TargetConfig, where: str) -> None:
-    """Refuse keys of a mixture's form that differ from the source's, and those of a dense source that stays dense."""
-    for key in MIXTURE_FORMS:
-        named, said = getattr(target, key), getattr(source, key, None)
-        if named not in (None, said):
-            raise UserError(
-                f"{where}{key}: {named!r} is not the source's {said!r}, which growth keeps; a dense model that is made into a "
-                "mixture may have its own"
-            )
 
 
 def _target_sizes(family: Family, old: Sizes, target: TargetConfig, where: str) -> Sizes:
@@ -267,17 +272,6 @@ def _key_value_heads(old: Sizes, heads: int, where: str) -> int:
     )
 
 
-def _check_groups(old: Sizes, new: Sizes, where: str) -> None:
-    """Query heads that read one key-value head must find copies of it, or of what they read, in the target."""
-    old_group = old.num_attention_heads // old.num_key_value_heads
-    group = new.num_attention_heads // new.num_key_value_heads
-    if group < old_group and old_group % group:
-        raise UserError(
-            f"{where}num_key_value_heads: groups of {group} query heads cannot take up the source's groups of {old_group}; "
-            f"choose groups of at least {old_group}, or of a divisor of it"
-        )
-
-
 def _check_rotary(source: PretrainedConfig, target: PretrainedConfig, old: Sizes, new: Sizes, where: str) -> None:
     if new.head_dim % old.head_dim:
         raise UserError(
@@ -300,12 +294,3 @@ def _check_rotary(source: PretrainedConfig, target: PretrainedConfig, old: Sizes
                 f"{where}head_dim: rotary positions of type {kind!r} change with it; keep the source's {old.head_dim} (it may "
                 f"grow with {', '.join(ROPE_OF_PAIRS)})"
             )
-
-
-def _extend_layer_lists(source: PretrainedConfig, target: PretrainedConfig) -> None:
-    """Make lists as long as the target has layers, which its class asks for; what they say is settled with the growth."""
-    layers = range(target.num_hidden_layers)
-    carry_layer_lists(source, target, [min(layer, source.num_hidden_layers - 1) for layer in layers])
-    if set(getattr(target, "layer_types", None) or ()) == {"full_attention"} and hasattr(target, "max_window_layers"):
-        # The layers from here on would slide, for who derives the types from it.
-        target.max_window_layers = max(target.max_window_layers, target.num_hidden_layers)

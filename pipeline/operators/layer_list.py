@@ -27,7 +27,8 @@ _LAYERS = Option(
     "layers",
     list[Annotated[Any, BeforeValidator(_entry)]] | None,
     None,
-    "depth: list: the source layer of each target layer; `{3: 0.5, 4: 0.5}` is the average of several, by weights of sum 1.",
+    "depth: list, which needs it: the source layer of each target layer; `{3: 0.5, 4: 0.5}` is the average of several, by "
+    "weights of sum 1.",
 )
 _SILENT = Option(
     "silent",

@@ -18,7 +18,7 @@ ROUTER_STD = Option(
     "router_std",
     Annotated[float, Field(gt=0, allow_inf_nan=False)] | None,
     None,
-    "The same: the standard deviation of a router that starts at random; null: the class's own `initializer_range`.",
+    "The same: the standard deviation of a router that starts at random. Where not given: `initializer_range` of the model.",
     "The router starts at random with a standard deviation of {router_std}.",
 )
 PIECE_ROUTING = Option(

@@ -5,7 +5,6 @@ from pipeline.recipe.ds_file import AUTO, read_ds_config
 from pipeline.recipe.growth import DepthName, GrowthConfig, WidthName
 from pipeline.recipe.loading import as_written, load_recipe, read_recipe, taken_by_auto
 from pipeline.recipe.models import ModelConfig, TargetConfig
-from pipeline.recipe.phases import GROWN_STAGE, SOURCE_STAGE, GrownPhase, ModelPhase
 from pipeline.recipe.recipe import BuiltSource, GivenSource, InitializedSource, Recipe, SourceConfig, TrainedSource
 from pipeline.recipe.settings import (
     CheckpointingConfig,
@@ -15,4 +14,15 @@ from pipeline.recipe.settings import (
     OptimizerConfig,
     RouterConfig,
 )
-from pipeline.recipe.stages import UNITS, GroupConfig, GrowStage, LengthConfig, ScheduleConfig, TrainStage
+from pipeline.recipe.stages import (
+    GROWN_STAGE,
+    SOURCE_STAGE,
+    UNITS,
+    GroupConfig,
+    GrownPhase,
+    GrowStage,
+    LengthConfig,
+    ModelPhase,
+    ScheduleConfig,
+    TrainStage,
+)

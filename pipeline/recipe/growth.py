@@ -59,25 +59,28 @@ class _Growth(StrictModel):
     depth: DepthName = AUTO
     """The depth operator, likewise."""
     vocabulary: Literal["auto", "pieces", "mean", "random"] = "auto"
-    """Rows of new tokens: the mean of the rows of the pieces that the source's tokenizer makes of the token's text (where the
-    target has another, and `auto` then), the mean of all rows (`auto` else), or the model's own initialization."""
+    """How rows of new tokens begin. `pieces`: as the mean of the rows of the source's tokens that spell the new token; `mean`:
+    as the mean of all rows; `random`: as the model's weights are drawn. `auto`: `pieces` where the target has another
+    tokenizer, else `mean`."""
     positions: Literal["copy", "interpolate"] = "copy"
     """Rows of a longer position table: the old ones again, or all of them stretched."""
     initializer_range: InitializerRange | None = None
-    """Of what the growth draws at random, as in `source.model`; where not given that of the target's configuration, which
-    is the source's."""
+    """The standard deviation of what the growth draws at random: a number, or `width`, which is 0.02 sqrt(768 / hidden_size).
+    Where not given: `initializer_range` of the target's configuration."""
     optimizer_state: Literal["grow", "fresh"] = "fresh"
     """`grow`: what the optimizer keeps (moments of AdamW and Lion, Muon's momentum) grows with the weights; the source must
     have it (a run, a ZeRO checkpoint), of the same optimizer."""
     new_moments: Literal["auto", "fresh", "copied", "scaled"] = "auto"
-    """With `optimizer_state: grow`: what copies get that do not share their source's gradient (layers that are there once
-    more, rows of the next layer, copies with `noise`). `fresh`: nothing, at age 0; `copied`: what is kept of the element that
-    they copy, its age with it; `scaled`: the same, times what copies get that do share one. `auto`: scaled for copies with
-    noise, fresh for all others."""
+    """With `optimizer_state: grow`: the state of copies whose gradient is another than that of the element that they copy
+    (repeated layers, rows of the next layer, copies with `noise`). `fresh`: zeros, at age 0; `copied`: the state and the age of
+    that element; `scaled`: the same, times the factor of copies that share its gradient. `auto`: `scaled` for copies with
+    noise, `fresh` for all others."""
     element_rates: bool = False
     """With `optimizer_state: grow`: rates and eps of each element such that the source's own dynamics go on."""
     added: AddedConfig = AddedConfig()
-    """A separate warmup and learning rate for what the growth adds, in depth, width and vocabulary."""
+    """The learning rate of what the growth adds in depth, width and vocabulary: `{warmup_steps: 100, lr_ratio: 0.1,
+    decay_steps: 500}` climbs to 0.1 of the common rate in 100 steps, and goes to the common rate in 500 more. Where not given:
+    the common rate."""
 
     @model_validator(mode="after")
     def _options_belong(self) -> "_Growth":
@@ -122,10 +125,6 @@ class _Growth(StrictModel):
         return option in (*of_width, *of_depth)
 
 
-def _field(option: Option) -> tuple[Any, Any]:
-    return option.annotation, Field(option.default, description=option.description)
-
-
 if TYPE_CHECKING:
 
     class GrowthConfig(_Growth):
@@ -140,5 +139,7 @@ else:
         __base__=_Growth,
         __doc__="How the source becomes the target: the operators, and their options.",
         __module__=__name__,
-        **{name: _field(option) for name, option in OPTIONS.items()},
+        **{
+            name: (option.annotation, Field(option.default, description=option.description)) for name, option in OPTIONS.items()
+        },
     )

@@ -1,6 +1,7 @@
 """From a YAML file and overrides on the command line to a recipe."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,12 @@ def taken_by_auto(path: Path, overrides: list[str]) -> list[str]:
     return progressive.written_out(_overridden(read_yaml(path), overrides), str(path))[1]
 
 
-def as_written(message: str, path: Path, overrides: list[str]) -> str:
-    """Return a message on the recipe in `path` with the keys that stand there, where a `progressive` section has some."""
+def as_written(path: Path, overrides: list[str]) -> Callable[[str], str]:
+    """Return what gives a message on the recipe in `path` the keys that stand there, where a `progressive` section has some."""
     try:
-        return progressive.as_written(message, _overridden(read_yaml(path), overrides))
+        return progressive.as_written(_overridden(read_yaml(path), overrides))
     except UserError:
-        return message
+        return str
 
 
 def _overridden(written: dict[str, Any], overrides: list[str]) -> dict[str, Any]:

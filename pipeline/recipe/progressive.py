@@ -5,7 +5,7 @@ The section stands in the place of `source`, `target`, `growth` and `stages`: it
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -121,19 +121,21 @@ def written_out(content: Mapping[str, Any], origin: str) -> tuple[dict[str, Any]
     return recipe, [*said, *of_shares, *chosen, *of_schedule]
 
 
-def as_written(message: str, content: Mapping[str, Any]) -> str:
-    """Return a message on a recipe that was written out, with the keys that `content` has in the place of those."""
-    section = content.get(SECTION)
-    if not isinstance(section, dict):
-        return message
-    grown = [stage["name"] for stage in written_out(content, "")[0]["stages"] if "grow" in stage]
+def as_written(content: Mapping[str, Any]) -> Callable[[str], str]:
+    """Return what gives a message on a recipe that was written out the keys that `content` has in the place of those."""
+    if SECTION not in content:
+        return str
+    section, stages = content[SECTION], written_out(content, "")[0]["stages"]
     keys = {"final_model": f"{SECTION}.model"}
-    for number, name in enumerate(grown):
+    for number, stage in enumerate(stages[1::2]):
         for key, own, item in (("grow", "sizes", number + 1), ("growth", "growth", number)):
-            keys[f"stages.{name}.{key}"] = f"{SECTION}.{own}" + (f".{item}" if isinstance(section.get(own), list) else "")
+            keys[f"stages.{stage['name']}.{key}"] = f"{SECTION}.{own}" + f".{item}" * isinstance(section.get(own), list)
     # The last growth comes to the model itself.
-    keys[f"stages.{grown[-1]}.grow"] = f"{SECTION}.model"
-    return re.sub(rf"\b({'|'.join(map(re.escape, keys))})\b", lambda match: keys[match[0]], message)
+    keys[f"stages.{stages[-2]['name']}.grow"] = f"{SECTION}.model"
+    # Of a stage's other keys the section has its length.
+    keys |= {f"stages.{stage['name']}": SECTION for stage in stages}
+    named = re.compile(rf"\b({'|'.join(map(re.escape, keys))})\b")
+    return lambda message: named.sub(lambda match: keys[match[0]], message)
 
 
 def _patches(section: ProgressiveConfig, kinds: Sequence[Any], where: str) -> tuple[list[dict[str, Any]], list[str]]:
@@ -221,12 +223,11 @@ def _schedule(
             whole = " over the whole run, since each growth then comes at the full rate, before the decay"
             reasons.append("schedule: wsd" + whole * (schedule["span"] == "run"))
     if "warmup_steps" not in given and schedule["name"] != "inverse_sqrt":
-        schedule["warmup_steps"] = _warmup(content, section)
+        schedule["warmup_steps"] = _warmup(content, *section.whole)
     return schedule, reasons
 
 
-def _warmup(content: Mapping[str, Any], section: ProgressiveConfig) -> int:
-    unit, whole = section.whole
+def _warmup(content: Mapping[str, Any], unit: str, whole: float) -> int:
     data = content.get("data")
     batch, length = content.get("train_batch_size", 32), data.get("sequence_length", 128) if isinstance(data, dict) else 128
     if unit == "tokens" and isinstance(batch, int) and isinstance(length, int):

@@ -9,7 +9,6 @@ from pipeline.common.config import NonNegativeInt, PositiveInt, StrictModel
 from pipeline.recipe.data import DataConfig
 from pipeline.recipe.growth import GrowthConfig
 from pipeline.recipe.models import ModelConfig, Positive, TargetConfig
-from pipeline.recipe.phases import GROWN_STAGE, SOURCE_STAGE, GrownPhase, ModelPhase, PhasesInTheMaking
 from pipeline.recipe.settings import (
     CheckpointingConfig,
     EvaluationConfig,
@@ -18,7 +17,20 @@ from pipeline.recipe.settings import (
     OptimizerConfig,
     RouterConfig,
 )
-from pipeline.recipe.stages import STAGE_KINDS, UNITS, LengthConfig, ScheduleConfig, Stage, TrainStage, any_stage
+from pipeline.recipe.stages import (
+    GROWN_STAGE,
+    SOURCE_STAGE,
+    STAGE_KINDS,
+    UNITS,
+    GrownPhase,
+    LengthConfig,
+    ModelPhase,
+    Phases,
+    ScheduleConfig,
+    Stage,
+    TrainStage,
+    any_stage,
+)
 
 
 class SourceConfig(LengthConfig):
@@ -165,7 +177,7 @@ class Recipe(StrictModel):
 
     @property
     def _phases(self) -> tuple[ModelPhase, list[GrownPhase]]:
-        phases, length = PhasesInTheMaking(self.growth), self.source.length
+        phases, length = Phases(self.growth), self.source.length
         if length is not None:
             phases.train(TrainStage.model_validate({"name": SOURCE_STAGE, "lr": self.source.lr, length[0]: length[1]}))
         phases.grow(GROWN_STAGE, self.target, self.growth)

@@ -56,8 +56,12 @@ def reference() -> str:
         keys = sections[name].get("properties", {})
         if keys:
             required = sections[name].get("required", ())
-            rows = (_row(key, schema, key in required, headings) for key, schema in keys.items())
-            parts.append("\n".join(["| key | type | default | meaning |", "|---|---|---|---|", *rows]))
+            rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
+            for key, schema in keys.items():
+                default = "required" if key in required else _default(schema)
+                cells = (f"`{key}`", _type(schema, headings), default, _plain(schema["description"]))
+                rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+            parts.append("\n".join(rows))
     return "\n\n".join(parts) + "\n"
 
 
@@ -87,12 +91,6 @@ def _classes(schema: Any) -> Iterator[str]:
     elif isinstance(schema, list):
         for value in schema:
             yield from _classes(value)
-
-
-def _row(key: str, schema: Schema, required: bool, headings: Mapping[str, str]) -> str:
-    default = "required" if required else _default(schema)
-    cells = (f"`{key}`", _type(schema, headings), default, _plain(schema["description"]))
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _default(schema: Schema) -> str:

@@ -1,8 +1,9 @@
-"""The recipe's stages: how long each is, what it trains and how."""
+"""The recipe's stages: how long each is, what it trains and how; and the models that they train, one grown from the other."""
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal, Protocol, Union
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
@@ -13,6 +14,12 @@ from pipeline.recipe.models import Positive, TargetConfig
 
 UNITS = ("steps", "epochs", "tokens", "flops")
 """What the length of a stage may be counted in."""
+
+SOURCE_STAGE = "source"
+"""The name under which the source's own training is logged."""
+
+GROWN_STAGE = "grown"
+"""The name under which the evaluation right after the first growth is logged."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 _SELECTOR = re.compile(r"embeddings|head|added|new_tokens|router|(layers|experts)(\.\d+(-\d+)?)?")
@@ -108,14 +115,54 @@ class GroupConfig(StrictModel):
         return self
 
 
-class Phases(Protocol):
-    """What a stage applies itself to."""
+@dataclass(frozen=True, slots=True)
+class ModelPhase:
+    """The training of one model, from its growth (or beginning) to the next."""
+
+    number: int
+    """How often the model has been grown: 0 is the source."""
+    name: str
+    """Of the growth that it begins with."""
+    stages: tuple["TrainStage", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GrownPhase(ModelPhase):
+    """The training of a model that was grown in the run."""
+
+    target: TargetConfig
+    growth: GrowthConfig
+
+
+class Phases:
+    """What each stage of a recipe is applied to, one after the other."""
+
+    def __init__(self, growth: GrowthConfig) -> None:
+        """`growth` is how a model grows where a stage does not say."""
+        self._growth = growth
+        self._growths: list[tuple[str, TargetConfig, GrowthConfig]] = []
+        self._trained: list[list[TrainStage]] = [[]]
+        """Of the source, and of each model grown from it."""
 
     def train(self, stage: "TrainStage") -> None:
         """Train the model that is there."""
+        self._trained[-1].append(stage)
 
     def grow(self, name: str, target: TargetConfig, growth: GrowthConfig | None) -> None:
-        """Grow the model that is there; in the recipe's own way where `growth` is None."""
+        """Grow the model that is there, in the recipe's own way where `growth` is None, and begin a phase with the new one."""
+        self._growths.append((name, target, growth or self._growth))
+        self._trained.append([])
+
+    def apply(self, stages: Sequence["Stage"]) -> tuple[ModelPhase, list[GrownPhase]]:
+        """Return the source's phase and the others as all of the stages have them."""
+        for stage in stages:
+            stage.apply(self)
+        source, *others = map(tuple, self._trained)
+        grown = [
+            GrownPhase(number, name, trained, target, growth)
+            for number, (trained, (name, target, growth)) in enumerate(zip(others, self._growths, strict=True), 1)
+        ]
+        return ModelPhase(0, SOURCE_STAGE, source), grown
 
 
 class Stage(StrictModel):

@@ -23,10 +23,10 @@ _OF_A_STOP = (EXIT_STOPPED, -signal.SIGTERM)
 """Statuses of runs that were asked to stop; the signal itself ends one that has just started, when there is nothing to save."""
 
 
-def status_of_runs(work: Callable[[], None]) -> int:
+def status_of_runs(work: Callable[..., None], *arguments: object) -> int:
     """Do what starts runs; return the exit status, which is that of a stop where they were stopped."""
     try:
-        return status_of(work)
+        return status_of(work, *arguments)
     except Stopped:
         print("stopped; start the same command again to go on", file=sys.stderr)
         return EXIT_STOPPED

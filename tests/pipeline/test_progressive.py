@@ -242,8 +242,14 @@ def test_growths_that_come_to_another_model_are_refused_with_the_plan(model, sec
     written = content(model, **section)
     with pytest.raises(UserError) as error:
         planned(read_recipe(written, "r.yaml"), tmp_path)
-    sentence = as_written(str(error.value), written)
+    sentence = as_written(written)(str(error.value))
     assert words in sentence and "\n" not in sentence and "stages." not in sentence
+
+
+def test_messages_of_stages_name_the_sections_keys():
+    said = "stages.grow-1.grow.x stages.grow-2.growth.noise stages.grow-3.grow.x stages.size-1.steps final_model"
+    expected = "progressive.sizes.x progressive.growth.1.noise progressive.model.x progressive.steps progressive.model"
+    assert as_written(content(MODEL, growth=[{}, {}, {}]))(said) == expected
 
 
 def test_a_decay_that_begins_before_the_last_growth_is_told(tmp_path, messages):

@@ -128,7 +128,8 @@ def check_fit(recipe: Recipe, configs: dict[int, PretrainedConfig], vocabulary: 
             if usable is not None and length > usable:
                 raise UserError(
                     f"{where}sequence_length: {length} is beyond the model's {usable} positions "
-                    f"(max_position_embeddings is {sizes.max_position_embeddings})"
+                    f"(max_position_embeddings is {sizes.max_position_embeddings}); name at most {usable}, or raise "
+                    f"{'source.model' if number == 0 else 'target'}.max_position_embeddings"
                 )
 
 

@@ -17,8 +17,7 @@ from pipeline.common.errors import UserError
 from pipeline.deepspeed.config import SECTIONS
 from pipeline.deepspeed.monitors import monitor_of
 from pipeline.recipe import Recipe, load_recipe
-from pipeline.recipe.ds_features import ABSENT
-from pipeline.recipe.ds_file import MONITORS, _DeepSpeedFile
+from pipeline.recipe.ds_file import ABSENT, MONITORS, _DeepSpeedFile
 from pipeline.training import ds_config
 from pipeline.training.ds_config import (
     compute_dtype,
