@@ -157,7 +157,7 @@ def run(arguments: argparse.Namespace) -> None:
     for path, place, found in models:
         logger.info("%s", table(evaluate(path, place, found, tasks, arguments, ranks)))
         if arguments.out is None and found.run is None:
-            logger.info("not kept: name a file with --out")
+            logger.info("the scores are not written to a file; name one with --out")
 
 
 work = partial(status_of, run)

@@ -14,9 +14,9 @@ _NOISE = {
 _CODES = {
     ZERO: "zero",
     INIT: "at the model's initialization",
-    MEAN: "at the mean",
+    MEAN: "set to the mean of the source's",
     SMALL: "small values",
-    MEAN_OF_SOME: "at the mean of their pieces",
+    MEAN_OF_SOME: "set to the mean of their pieces",
 }
 
 
@@ -59,13 +59,13 @@ def _reaches(noise: Noise, maps: Sequence[AxisIndexMap]) -> bool:
 
 def _words(made: str, each: AxisIndexMap) -> str:
     if each.is_identity:
-        return f"{made.split()[0]} as it is"
+        return f"{made.split()[0]} unchanged"
     again = int((each.copied & each.filled("repeats")).sum())
-    parts = [f"{int(each.copied.sum())} copied" + (f" ({again} again)" if again else "")]
+    parts = [f"{int(each.copied.sum())} copied" + (f" ({again} of them repeat others)" if again else "")]
     if each.reads_next_layer:
         parts.append(f"{int(each.filled('next_layer').sum())} of them from the next layer")
     parts += [f"{int((each.indices == code).sum())} {words}" for code, words in _CODES.items() if code in each.codes]
     low, high = float(each.factors.min()), float(each.factors.max())
     if (low, high) != (1.0, 1.0):
-        parts.append(f"x {low:.4g}" + (f" to {high:.4g}" if high > low else ""))
+        parts.append(f"scaled by {low:.4g}" + (f" to {high:.4g}" if high > low else ""))
     return f"{made}: {', '.join(parts)}"

@@ -108,7 +108,7 @@ def table(certificate: dict[str, Any], out: Path) -> str:
     cut = len(measured["source_layers"]) < before["num_hidden_layers"] + before.get("num_decoder_layers", 0)
     where = f"layers {measured['source_layers']} against {measured['target_layers']}" if cut else "the whole models"
     lines = [
-        ("growth", f"{certificate['family']}: {', '.join(changed) or 'nothing'}"),
+        ("growth", f"{certificate['family']}: {', '.join(changed) or 'no size changes'}"),
         ("function", f"{certificate['verdict']}{over_both(certificate)}"),
         ("largest change of a logit", f"{moved}, of {where}"),
         *([("change by position", f"{far}, of random tokens spread over these")] if far else []),

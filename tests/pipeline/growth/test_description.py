@@ -28,8 +28,8 @@ def planned(tmp_path, tiny_model):
 def test_stretched_positions_are_said_to_be(planned):
     name, longer = "transformer.wpe.weight", {"max_position_embeddings": 24}
     assert "positions 16 -> 24: stretched" in planned(longer, positions="interpolate")[0][name]
-    assert "positions 16 -> 24: 24 copied (8 again)" in planned(longer)[0][name]
-    assert "positions as it is" in planned({}, positions="interpolate")[0][name]
+    assert "positions 16 -> 24: 24 copied (8 of them repeat others)" in planned(longer)[0][name]
+    assert "positions unchanged" in planned({}, positions="interpolate")[0][name]
 
 
 @pytest.mark.parametrize(
