@@ -117,11 +117,12 @@ class DataChecks:
                 "and steps may read a damaged one before it is found; prepare the text again to have it found before"
             )
 
-    def at_start(self, known: Collection[Found], key: tuple[object, ...], budget: int = COMPARED_AT_START) -> None:
-        """Compare small files and up to `budget` bytes of shards whole, of the others a few blocks that `key` draws.
+    def at_start(self, known: Collection[Found], key: tuple[object, ...]) -> None:
+        """Compare small files and up to COMPARED_AT_START bytes of shards whole, of the others a few blocks that `key` draws.
 
         What is `known` is passed over. Raises UserError naming the first file that is not as it was prepared.
         """
+        budget = COMPARED_AT_START
         for file in sorted(self._mine, key=lambda file: (file.is_shard, file.size)):
             found = file.found()
             if found not in known:

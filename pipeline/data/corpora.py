@@ -15,7 +15,6 @@ from pipeline.data.blend import BLOCK, block_counts
 from pipeline.data.examples import Examples, WindowExamples
 from pipeline.data.objectives import MaskedObjective, Objective
 from pipeline.data.pairs import SentencePairs
-from pipeline.data.windows import Windows
 
 
 def effective_weights(
@@ -94,7 +93,7 @@ def open_batches(
                 raise holds_padding(name, padding_id)
     examples: Callable[[list[Shard]], Examples]
     if pairs is None:
-        examples = partial(_windows, objective=objective, within_documents=within_documents)
+        examples = partial(WindowExamples, objective=objective, within_documents=within_documents)
     else:
         masked = _masked_sentences(data, weights, objective)
         examples = partial(SentencePairs, kind=pairs, objective=masked, sep_id=data.tokenizer.sep_id)
@@ -109,10 +108,6 @@ def open_batches(
         for corpus in (corpus for corpus in training + heldout if len(corpus.examples)):
             corpus.examples.read(np.zeros(len(trials), dtype=np.int64), trials)
     return Batches(training, seed, padding_id), Batches(heldout, seed, padding_id)
-
-
-def _windows(shards: list[Shard], objective: Objective, *, within_documents: bool) -> Examples:
-    return WindowExamples(Windows(shards, *objective.window), objective, within_documents=within_documents)
 
 
 def _masked_sentences(data: PreparedData, weights: Mapping[str, float], objective: Objective) -> MaskedObjective:

@@ -12,7 +12,7 @@ draws are functions of the pair's key, so that pairs can be taken in any order b
 one count a shard.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +21,7 @@ import numpy as np
 from data_prep.shards import Shard
 from pipeline.common import keyed
 from pipeline.common.errors import UserError
-from pipeline.data.examples import Columns
+from pipeline.data.examples import Columns, locate
 from pipeline.data.objectives import Key, MaskedObjective
 from pipeline.data.permutation import Permutation
 
@@ -89,7 +89,8 @@ class SentencePairs:
     def _pair(self, sentence: int, key: Key) -> tuple[np.ndarray, np.ndarray, int]:
         """Return A, B and the pair's label."""
         negative, boundary = keyed.uniform(("pair", *key), 0, 2)
-        for begin in self._begins(sentence, key):
+        # Its own sentence, then others.
+        for begin in (sentence, *keyed.below(("begin", *key), 0, _DRAWS, len(self)).tolist()):
             run = self._longest_from(begin, self._max_tokens)
             middle = run.first + 1 + int(boundary * (run.end - run.first - 1))
             first, second = self._tokens(run, run.first, middle), self._tokens(run, middle, run.end)
@@ -105,11 +106,6 @@ class SentencePairs:
             "or fewer was found; prepare the text with `sequences: sentence`, or choose a longer data.sequence_length"
         )
 
-    def _begins(self, sentence: int, key: Key) -> Iterator[int]:
-        """Yield the sentences at which a pair may begin: its own, then others."""
-        yield sentence
-        yield from keyed.below(("begin", *key), 0, _DRAWS, len(self)).tolist()
-
     def _from_another_document(self, run: _SentenceRange, max_tokens: int, key: Key) -> np.ndarray:
         """Return a run of at most `max_tokens` tokens that no document but `run`'s has."""
         for begin in keyed.below(("negative", *key), 0, _DRAWS, len(self)).tolist():
@@ -124,9 +120,8 @@ class SentencePairs:
 
     def _longest_from(self, sentence: int, max_tokens: int) -> _SentenceRange:
         """Return the longest run of at most `max_tokens` tokens in a document, from a sentence (counted over all shards) on."""
-        place = int(np.searchsorted(self._ends, sentence, side="right"))
+        place, first = locate(self._ends, sentence)
         shard = self._shards[place]
-        first = sentence - (int(self._ends[place - 1]) if place else 0)
         document = shard.document_at(first)
         end = int(shard.document_starts[document + 1])
         # Sentences without a token may let a run be longer than `max_tokens`; it then ends early.

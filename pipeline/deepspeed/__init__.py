@@ -8,7 +8,7 @@ replaces.
 |---|---|---|---|
 | `engine` | `groups._ZERO_PARAM_INTRA_PARALLEL_GROUP` | hpZ's groups outlive a model | test_parity (4 ranks) |
 | `engine` | `_config`, `micro_steps`, `gradient_accumulation_steps` | stages divide a batch otherwise | test_steps |
-| `ranges` | where `zero.Init` puts tensors | it rounds rotary frequencies | test_rotary |
+| `engine` | where `zero.Init` puts tensors | it rounds rotary frequencies | test_rotary |
 | `masters` | the optimizers' flat groups, `grad_position` | growth fills fp32 masters | test_zero_sink |
 | `masters` | `ds_tensor`, `ds_numel` | growth fills partitions of weights | test_zero_sink, test_inference |
 | `masters` | swapping of sub-groups, `invalidate_secondary_tensor` | masters on a disk; hpZ | test_zero_sink, test_parity |

@@ -33,9 +33,7 @@ def write_huggingface(
     config: PretrainedConfig,
     state: State,
     dtype: torch.dtype,
-    *,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
-    progress: Progress | None = None,
+    progress: Progress = lambda _: None,
 ) -> None:
     """Write config.json and the state's weights in `dtype` into `directory`, which exists and is the caller's to discard.
 
@@ -46,13 +44,15 @@ def write_huggingface(
     dtypes = {name: torch.promote_types(dtype, torch.float32) if name in buffers else dtype for name in state}
     # Meta tensors have sizes and no elements, which is all that the split asks of them.
     described = {name: torch.empty(tensor.shape, dtype=dtypes[name], device="meta") for name, tensor in state.items()}
-    split = split_torch_state_dict_into_shards(described, filename_pattern=_PATTERN, max_shard_size=max_shard_bytes)
+    split = split_torch_state_dict_into_shards(described, filename_pattern=_PATTERN, max_shard_size=MAX_SHARD_BYTES)
     try:
         for file, names in split.filename_to_tensors.items():
-            _write_safetensors(directory / file, {name: state[name] for name in names}, dtypes, progress or (lambda _: None))
+            _write_safetensors(directory / file, {name: state[name] for name in names}, dtypes, progress)
         if split.is_sharded:
             write_json(directory / WEIGHTS_INDEX, {"metadata": split.metadata, "weight_map": split.tensor_to_filename})
-        _described(config, dtype).save_pretrained(directory)
+        written = copy.deepcopy(config)
+        written.architectures, written.dtype = [family_of(config).model_class.__name__], dtype
+        written.save_pretrained(directory)
     except OSError as error:
         raise write_error(directory, error) from None
 
@@ -62,13 +62,6 @@ def write_error(directory: Path, error: OSError) -> Exception:
     if is_full_disk(error):
         return UserError(f"{directory}: {error.strerror}; free disk space or name another directory, and start again")
     return error
-
-
-def _described(config: PretrainedConfig, dtype: torch.dtype) -> PretrainedConfig:
-    config = copy.deepcopy(config)
-    config.architectures = [family_of(config).model_class.__name__]
-    config.dtype = dtype
-    return config
 
 
 def _write_safetensors(path: Path, tensors: dict[str, Rows], dtypes: dict[str, torch.dtype], progress: Progress) -> None:

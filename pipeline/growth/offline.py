@@ -37,8 +37,7 @@ from pipeline.growth.plan import plan_growth
 from pipeline.growth.probe import compare, elements
 from pipeline.growth.sources import open_source, preview_source
 from pipeline.growth.state import OptimizerState, State
-from pipeline.growth.tokenizer_beside import check_beside
-from pipeline.growth.tokenizer_length import write_tokenizer_length
+from pipeline.growth.tokenizer_beside import check_beside, write_tokenizer_length
 from pipeline.growth.zero_files import bytes_of_rank, write_zero3
 from pipeline.recipe import GrowthConfig, TargetConfig
 

@@ -1,5 +1,6 @@
 """A state: named tensors that can be read by row range, so that any process can read any slice of any of them."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,8 +139,6 @@ def flat(tensor: Rows, start: int, stop: int) -> torch.Tensor:
     if hasattr(tensor, "flat"):
         # A tensor of three axes, whose rows are whole matrices, reads less.
         return tensor.flat(start, stop)
-    width = 1
-    for size in tensor.shape[1:]:
-        width *= size
+    width = math.prod(tensor.shape[1:])
     first, last = start // width, -(-stop // width)
     return tensor.rows(first, last).reshape(-1)[start - first * width : stop - first * width]

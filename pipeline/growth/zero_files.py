@@ -34,6 +34,8 @@ from pipeline.growth.streaming import raw_bytes, stored_as
 
 TAG = "step-00000000"
 
+_WRITTEN_BY = {"ds_config": {"zero_optimization": {"stage": 3}}, "ds_version": WRITTEN_FOR}
+
 
 @dataclass(frozen=True, slots=True)
 class _Group:
@@ -55,7 +57,7 @@ def write_zero3(
     optimizer: OptimizerState | None = None,
     beside: Callable[[Path], None] = lambda _: None,
     record: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    progress: Progress = lambda _: None,
 ) -> None:
     """Write a checkpoint of `world_size` ranks into `directory`, which exists and is the caller's to discard.
 
@@ -78,7 +80,7 @@ def write_zero3(
         for rank in range(world_size):
             _save(_model_states(config, state, held, groups, world_size), tag / RANK_MODEL_STATES.format(rank=rank))
             path = tag / ((BF16 if dtype is torch.bfloat16 else "") + RANK_OPTIMIZER_STATES.format(rank=rank))
-            _write_optim_states(path, state, kept, groups, rank, world_size, progress or (lambda _: None))
+            _write_optim_states(path, state, kept, groups, rank, world_size, progress)
         config.save_pretrained(tag)
         beside(tag)
         write_json(tag / "progress.json", {"model": "grown", "step": 0, "world_size": world_size, **(record or {})})
@@ -147,8 +149,7 @@ def _model_states(
         "global_samples": 0,
         "dp_world_size": world_size,
         "mp_world_size": 1,
-        "ds_config": {"zero_optimization": {"stage": 3}},
-        "ds_version": WRITTEN_FOR,
+        **_WRITTEN_BY,
     }
 
 
@@ -162,14 +163,27 @@ def _write_optim_states(
     progress: Progress,
 ) -> None:
     """Write the file without the values of its tensors, then each tensor in its place."""
+
+    def empty(group: _Group) -> torch.Tensor:
+        return torch.empty(sum(partition_size(math.prod(state[name].shape), world_size) for name in group.names))
+
     with FakeTensorMode() as fake:
-
-        def empty(group: _Group) -> torch.Tensor:
-            return torch.empty(sum(partition_size(math.prod(state[name].shape), world_size) for name in group.names))
-
-        content = _optim_states(groups, [empty(group) for group in groups], empty, world_size)
+        moments = {
+            number: {key: torch.empty(()) for key in group.scalars} | {key: empty(group) for key in group.tensors}
+            for number, group in enumerate(groups)
+            if group.scalars or group.tensors
+        }
+        saved = {
+            "zero_stage": 3,
+            "loss_scaler": None,
+            "dynamic_loss_scale": False,
+            "overflow": False,
+            "partition_count": world_size,
+            "optimizer_state_dict": {"state": moments, "param_groups": [{"params": list(range(len(groups)))}]},
+            "fp32_flat_groups": [empty(group) for group in groups],
+        }
     with torch.serialization.skip_data(materialize_fake_tensors=True):
-        _save(content, path)
+        _save({"optimizer_state_dict": saved, **_WRITTEN_BY}, path)
     with fake:
         placed = torch.load(path, weights_only=True)["optimizer_state_dict"]
     with open(path, "r+b") as file:
@@ -184,27 +198,6 @@ def _write_optim_states(
             for key, value in group.scalars.items():
                 file.seek(_place(kept[key]))
                 file.write(raw_bytes(torch.tensor([value], dtype=torch.float32)))
-
-
-def _optim_states(groups: list[_Group], flat_groups: list[torch.Tensor], empty: Any, world_size: int) -> dict[str, Any]:
-    kept = {
-        number: {key: torch.empty(()) for key in group.scalars} | {key: empty(group) for key in group.tensors}
-        for number, group in enumerate(groups)
-        if group.scalars or group.tensors
-    }
-    return {
-        "optimizer_state_dict": {
-            "zero_stage": 3,
-            "loss_scaler": None,
-            "dynamic_loss_scale": False,
-            "overflow": False,
-            "partition_count": world_size,
-            "optimizer_state_dict": {"state": kept, "param_groups": [{"params": list(range(len(groups)))}]},
-            "fp32_flat_groups": flat_groups,
-        },
-        "ds_config": {"zero_optimization": {"stage": 3}},
-        "ds_version": WRITTEN_FOR,
-    }
 
 
 def _fill(

@@ -30,6 +30,10 @@ class Units(StrEnum):
     INIT = "random values"
 
 
+Options = Mapping[str, Any]
+"""What the recipe's growth section says, by key."""
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """A key of the recipe's growth section."""
@@ -84,7 +88,7 @@ class MapRequest:
     block: int
     """Indices that belong together: a head's channels of the residual stream and of FFN units; 1 for heads."""
     seed: int
-    options: Mapping[str, Any]
+    options: Options
 
 
 def in_turn(request: MapRequest) -> np.ndarray:
@@ -101,14 +105,14 @@ class WidthOperator:
     """A sentence for a reader who has not read the paper."""
     citation: str
     """The paper, with section and equations."""
-    content: Callable[[Mapping[str, Any], StreamNorms], Content]
+    content: Callable[[Options, StreamNorms], Content]
     """What new indices hold, by the options and the norms of the model."""
     pick: Callable[[MapRequest], np.ndarray] = in_turn
     """Which source index each target index copies, the source's own first; raises UserError where blocks do not divide."""
     options: tuple[Option, ...] = ()
     noisy: bool = False
     """Whether `noise` alone is of use: on new rows and columns, or as the small values that they hold."""
-    check: Callable[[Mapping[str, Any]], str | None] = lambda options: None
+    check: Callable[[Options], str | None] = lambda options: None
     """What is wrong with a combination of options, as a sentence."""
 
 
@@ -142,7 +146,7 @@ class DepthOperator:
     name: str
     summary: str
     citation: str
-    origins: Callable[[int, int, Mapping[str, Any]], list[Origin]]
+    origins: Callable[[int, int, Options], list[Origin]]
     """Each target layer's origin, of so many source and target layers; raises UserError where a list does not fit."""
     options: tuple[Option, ...] = ()
     all_stacks: bool = False

@@ -1,13 +1,10 @@
 """The exact rule of each norm, with units of the next layer."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from pipeline.operators.base import Content, Stream, StreamNorms, Units, WidthOperator
+from pipeline.operators.base import Content, Options, Stream, StreamNorms, Units, WidthOperator
 from pipeline.operators.options import COPYING
 
 
-def _content(options: Mapping[str, Any], norms: StreamNorms) -> Content:
+def _content(options: Options, norms: StreamNorms) -> Content:
     if norms.write:
         return Content(Stream.COPY, Units.ZERO_OUTPUT_NEXT_LAYER)
     return Content(Stream.MEAN if norms.kind == "layer" else Stream.ZERO, Units.ZERO_OUTPUT_NEXT_LAYER)

@@ -1,13 +1,11 @@
 """A copy behind each layer."""
 
 import itertools
-from collections.abc import Mapping
-from typing import Any
 
-from pipeline.operators.base import DepthOperator, Origin
+from pipeline.operators.base import DepthOperator, Options, Origin
 
 
-def _origins(source: int, target: int, options: Mapping[str, Any]) -> list[Origin]:
+def _origins(source: int, target: int, options: Options) -> list[Origin]:
     """LEMON: copies that add nothing right after the layer they copy, spread evenly over the stack."""
     layers = [i * source // target for i in range(target)]
     repeats = [False, *(before == here for before, here in itertools.pairwise(layers))]

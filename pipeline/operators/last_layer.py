@@ -1,12 +1,9 @@
 """The last layer again."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from pipeline.operators.base import DepthOperator, Origin
+from pipeline.operators.base import DepthOperator, Options, Origin
 
 
-def _origins(source: int, target: int, options: Mapping[str, Any]) -> list[Origin]:
+def _origins(source: int, target: int, options: Options) -> list[Origin]:
     """NAI algorithm 1: copies of the last layer on top, their output projections zero."""
     return [Origin(min(i, source - 1), zero_output=i >= source, added=i >= source) for i in range(target)]
 

@@ -1,14 +1,13 @@
 """Layers by a list."""
 
 import math
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
 from pipeline.common.config import NonNegativeInt
 from pipeline.common.errors import UserError
-from pipeline.operators.base import DepthOperator, Option, Origin
+from pipeline.operators.base import DepthOperator, Option, Options, Origin
 from pipeline.operators.options import REPEAT_SCALE, scaled_repeats
 
 
@@ -39,7 +38,7 @@ _SILENT = Option(
 )
 
 
-def _origins(source: int, target: int, options: Mapping[str, Any]) -> list[Origin]:
+def _origins(source: int, target: int, options: Options) -> list[Origin]:
     """Any list of source layers and averages of them; each layer's first place is its own, the others are added."""
     layers = options["layers"]
     if len(layers) != target:

@@ -1,13 +1,12 @@
 """Options that several operators have."""
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from pipeline.common.config import NonNegative, PositiveInt
-from pipeline.operators.base import Option, Origin
+from pipeline.operators.base import Option, Options, Origin
 
 NOISE = Option(
     "noise",
@@ -61,6 +60,6 @@ REPEAT_SCALE = Option(
 )
 
 
-def scaled_repeats(origins: list[Origin], options: Mapping[str, Any]) -> list[Origin]:
+def scaled_repeats(origins: list[Origin], options: Options) -> list[Origin]:
     """Return the origins with `repeat_scale` on the layers that are added."""
     return [replace(origin, scale=options["repeat_scale"]) if origin.added else origin for origin in origins]

@@ -1,12 +1,9 @@
 """New layers at random."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from pipeline.operators.base import DepthOperator, Origin
+from pipeline.operators.base import DepthOperator, Options, Origin
 
 
-def _origins(source: int, target: int, options: Mapping[str, Any]) -> list[Origin]:
+def _origins(source: int, target: int, options: Options) -> list[Origin]:
     """DirectCopy: new top layers at the model's own initialization."""
     return [Origin(i if i < source else None, added=i >= source) for i in range(target)]
 

@@ -1,13 +1,10 @@
 """The whole stack again."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from pipeline.operators.base import DepthOperator, Origin
+from pipeline.operators.base import DepthOperator, Options, Origin
 from pipeline.operators.options import REPEAT_SCALE, scaled_repeats
 
 
-def _origins(source: int, target: int, options: Mapping[str, Any]) -> list[Origin]:
+def _origins(source: int, target: int, options: Options) -> list[Origin]:
     """bert2BERT algorithm 1, lines 3-7: the whole stack k times, then its top L_t - k L_s layers."""
     whole = target // source * source
     rest = target - whole

@@ -1,9 +1,6 @@
 """Copy and pad."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from pipeline.operators.base import Content, Option, Stream, StreamNorms, Units, WidthOperator
+from pipeline.operators.base import Content, Option, Options, Stream, StreamNorms, Units, WidthOperator
 from pipeline.operators.options import NOISE
 
 _SCALED = Option(
@@ -15,11 +12,11 @@ _SCALED = Option(
 )
 
 
-def _content(options: Mapping[str, Any], norms: StreamNorms) -> Content:
+def _content(options: Options, norms: StreamNorms) -> Content:
     return Content(Stream.ZERO, Units.ZERO_OUTPUT) if options["scaled"] else Content(Stream.SMALL, Units.SMALL)
 
 
-def _check(options: Mapping[str, Any]) -> str | None:
+def _check(options: Options) -> str | None:
     if options["scaled"] and options["noise"]:
         return "`scaled` zero_pad is exact and adds no noise; leave one of the two out"
     return None

@@ -9,7 +9,6 @@ from pipeline.common import keyed
 from pipeline.data.batches import Batches, Corpus
 from pipeline.data.examples import WindowExamples
 from pipeline.data.objectives import IGNORED, Objective
-from pipeline.data.windows import Windows
 from pipeline.families import FAMILIES, Family, scratch_config
 from pipeline.recipe import ModelConfig
 
@@ -26,7 +25,7 @@ def scratch(
 
 
 def corpus(shards: Sequence, objective: Objective, name: str = "text", *, within_documents: bool = False) -> Corpus:
-    return Corpus(name, 1.0, WindowExamples(Windows(shards, *objective.window), objective, within_documents=within_documents))
+    return Corpus(name, 1.0, WindowExamples(shards, objective, within_documents=within_documents))
 
 
 def batches(shards: Sequence, objective: Objective, *, within_documents: bool = False) -> Batches:

@@ -1,5 +1,8 @@
 """A Trainer on made-up text, whose steps are taken one by one."""
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -36,8 +39,8 @@ from tests.shards import MemoryShard
 LENGTH, SEQUENCES, VOCABULARY, MASK = 16, 2, 100, 99
 
 
+@contextmanager
 def trainer(
-    directory: Path,
     family_name: str,
     stage: int,
     *,
@@ -53,17 +56,16 @@ def trainer(
     fused: bool = False,
     padded: int = 1,
     **changes: object,
-) -> Trainer:
-    """Return the trainer of a small model, of `steps` steps of two micro-batches a rank; `changes` are of the recipe."""
+) -> Iterator[Trainer]:
+    """Yield the trainer of a small model, of `steps` steps of two micro-batches a rank; `changes` are of the recipe."""
     family, ranks = FAMILIES[family_name], distributed.world_size()
-    described = {"family": family_name, "hidden_size": 16, "num_hidden_layers": layers, "num_attention_heads": 2} | (
-        model or {}
-    )
+    sizes = {"hidden_size": 16, "num_hidden_layers": layers, "num_attention_heads": 2}
+    described = {"family": family_name} | sizes | (model or {})
     config = scratch_config(ModelConfig(**described), VOCABULARY, 0, LENGTH)
     config.sliding_window = window if hasattr(config, "sliding_window") else None
     changes.setdefault("evaluation", {"every": 1000, "windows": 4})
     recipe = Recipe(
-        run_dir=str(directory),
+        run_dir="unused",
         data={"shards": "unused", "sequence_length": LENGTH},
         source={"model": described, "steps": steps},
         target={"hidden_size": 16},
@@ -72,26 +74,27 @@ def trainer(
     )
     batch = {"train_batch_size": 2 * SEQUENCES * ranks, "gradient_accumulation_steps": 2}
     ds_config = zero_json(stage, SEQUENCES, ranks, half=half) | batch | (ds_config or {})
-    groups = cut(layers, [])
-    engine = for_engine(ds_config, ranks)
-    state = initialized(family, config, 1)
     options = {
         "activation_checkpointing": checkpointed,
         "compile": compiled,
         "fused_linear_cross_entropy": fused,
         "make_vocab_size_divisible_by": padded,
     }
-    model = build(family, config, state, engine, recipe.optimizer, groups, "sdpa", **options)
+    state, engine = initialized(family, config, 1), for_engine(ds_config, ranks)
+    model = build(family, config, state, engine, recipe.optimizer, cut(layers, []), "sdpa", **options)
     model.sequences = SequenceGroup.joined(sequence_parallel_size(ds_config))
     objective = CausalObjective(LENGTH)
     if family.objective == "mlm":
         objective = MaskedObjective(LENGTH, VOCABULARY, 1, MASK, (0, 1, MASK))
     text = MemoryShard(2 + keyed.below(("text",), 0, 4000, VOCABULARY - 3), range(0, 4000, 7))
     loaded = batches([text], objective, within_documents=apart)
-    made = trainer_of(recipe, model, loaded, ds_config, directory)
-    made.steps.begin_stage(*made.context.plan.stages[:1])
-    made.steps._peaks = dict.fromkeys(model.parameter_groups, 1e-3)
-    return made
+    with tempfile.TemporaryDirectory() as directory:
+        made = trainer_of(recipe, model, loaded, ds_config, Path(directory))
+        made.steps.begin_stage(*made.context.plan.stages[:1])
+        made.steps._peaks = dict.fromkeys(model.parameter_groups, 1e-3)
+        yield made
+        made.steps.wait_for_reader()
+        model.close()
 
 
 def trainer_of(recipe: Recipe, model: TrainedModel, loaded: Batches, ds_config: dict[str, object], directory: Path) -> Trainer:

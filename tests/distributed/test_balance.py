@@ -1,8 +1,5 @@
 """Routers in DeepSpeed: their losses whatever the ranks, micro-batches and ZeRO stage, and what a step waits for."""
 
-import tempfile
-from pathlib import Path
-
 import pytest
 
 from pipeline.runs.records import ROUTER_KEYS
@@ -12,6 +9,7 @@ from tests.ranks import run_ranks
 from tests.waits import Waits
 
 WEIGHTS = {"router_aux_loss_coef": 0.5, "router_z_loss_coef": 0.1}
+EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "intermediate_size": 16}
 KEYS = ("loss", "grad_norm", *ROUTER_KEYS)
 
 
@@ -19,32 +17,20 @@ def told(cases):
     """Return by case what rank 0 records of some steps, and what launching the last one waits for."""
     found = []
     for stage, micro_batch, checkpointed, sharing in cases:
-        accumulation = 8 * sharing // (micro_batch * distributed.world_size())
         division = {
             "train_batch_size": 8,
             "train_micro_batch_size_per_gpu": micro_batch,
-            "gradient_accumulation_steps": accumulation,
+            "gradient_accumulation_steps": 8 * sharing // (micro_batch * distributed.world_size()),
             "sequence_parallel_size": sharing,
         }
-        with tempfile.TemporaryDirectory() as directory:
-            model = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "intermediate_size": 16}
-            made = trainer(
-                Path(directory),
-                "qwen3_moe",
-                stage,
-                half=False,
-                ds_config=division,
-                model=model,
-                checkpointed=checkpointed,
-                router=WEIGHTS,
-            )
+        options = {"half": False, "ds_config": division, "model": EXPERTS, "checkpointed": checkpointed, "router": WEIGHTS}
+        with trainer("qwen3_moe", stage, **options) as made:
             for _ in range(3):
                 take_step(made)
             with Waits() as launched:
                 take_step(made)
             made.steps.judge()
             records = made.context.records.metrics.read() if distributed.rank() == 0 else []
-            made.model.close()
         found.append(([{key: record[key] for key in KEYS} for record in records], launched.seen))
     return found
 

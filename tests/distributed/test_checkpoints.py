@@ -16,6 +16,7 @@ from pipeline.growth.sources import open_source
 from pipeline.growth.zero_checkpoint import open_zero_checkpoint
 from pipeline.recipe import CheckpointingConfig
 from pipeline.training.directory.checkpoints import Checkpoints
+from tests.damages import flip
 from tests.distributed.engines import full_weight
 from tests.distributed.test_freezing import LAYERS, learns
 from tests.distributed.walks import FEW, FULL, LAYOUTS, READ_DEPTHS, walk
@@ -180,20 +181,18 @@ def newest(folder):
             return str(error), said
 
 
-def flip(path, place):
-    content = bytearray(path.read_bytes())
-    content[int(place * len(content))] ^= 4
-    path.write_bytes(content)
+def flip_at(path, share):
+    flip(path, int(share * path.stat().st_size))
 
 
 DAMAGES = {
     "truncated": lambda tag: os.truncate(tag / OPTIMIZER_FILE, (tag / OPTIMIZER_FILE).stat().st_size - 1),
-    "flipped": lambda tag: flip(tag / OPTIMIZER_FILE, 0.7),
+    "flipped": lambda tag: flip_at(tag / OPTIMIZER_FILE, 0.7),
     "missing": lambda tag: (tag / OPTIMIZER_FILE).unlink(),
-    "of the list": lambda tag: flip(tag / FILES, 0.4),
+    "of the list": lambda tag: flip_at(tag / FILES, 0.4),
     "list missing": lambda tag: (tag / FILES).unlink(),
     "added": lambda tag: shutil.copyfile(tag / OPTIMIZER_FILE, tag / f"bf16_{OPTIMIZER_FILE}"),
-    "of the words": lambda tag: flip(tag / "progress.json", 0.5),
+    "of the words": lambda tag: flip_at(tag / "progress.json", 0.5),
 }
 
 

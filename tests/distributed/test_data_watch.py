@@ -11,7 +11,8 @@ import pytest
 
 from data_prep.storage.block_digests import BLOCK
 from pipeline.common.errors import UserError
-from pipeline.data.checks import CheckedFile, DataChecks
+from pipeline.data import checks
+from pipeline.data.checks import CheckedFile
 from pipeline.recipe import load_recipe
 from pipeline.runs import RunPaths
 from pipeline.training.ds_config import load_ds_config
@@ -19,8 +20,9 @@ from pipeline.training.loop import data_watch
 from pipeline.training.loop.data_watch import DataWatch
 from pipeline.training.run.pretraining import Run
 from pipeline.training.signals import StopRequest
+from tests.damages import flip
 from tests.end_to_end.conftest import write_recipe
-from tests.pipeline.data.test_checks import WIKI, as_earlier_versions_wrote_it, documents, flip
+from tests.pipeline.data.test_checks import WIKI, as_earlier_versions_wrote_it, documents
 from tests.ranks import run_ranks
 from tests.shards import write_prepared
 
@@ -66,7 +68,7 @@ def execute(recipe: Path, overrides: Sequence[str], *, sampled=False, idle=False
         patches.enter_context(patch.object(CheckedFile, "compare", noted))
         patches.enter_context(patch.object(data_watch, "_BYTES_A_SECOND", rate))
         if sampled:
-            patches.enter_context(patch.object(DataChecks.at_start, "__defaults__", (0,)))
+            patches.enter_context(patch.object(checks, "COMPARED_AT_START", 0))
             patches.enter_context(patch.object(CheckedFile, "compare_some", lambda file, key: None))
         if idle:
             patches.enter_context(patch.object(DataWatch, "_run", lambda watch: watch._unguarded_done.set()))

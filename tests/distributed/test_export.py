@@ -6,14 +6,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-from pipeline.families import FAMILIES, ActiveLayers
-from pipeline.growth.initialization import initialized
+from pipeline.families import ActiveLayers
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.recipe import CheckpointingConfig, GrowthConfig, TargetConfig
 from pipeline.training.directory.checkpoints import Checkpoints, TrainState
-from pipeline.training.engine import build
 from pipeline.training.parameter_groups import cut
-from tests.distributed.engines import engine_config, train_step
+from tests.distributed.engines import built, engine_config, train_step
 from tests.distributed.test_freezing import LAYERS, LENGTH, OPTIMIZER, VOCAB, model_config
 from tests.ranks import run_ranks
 
@@ -32,13 +30,10 @@ def train_and_save(folder: Path, cases: list[tuple[str, int, bool]]) -> dict[str
     logits = {}
     for case in cases:
         name, stage, half = case
-        ds_config = engine_config(stage, BATCH, bf16=half)
-        family, config = FAMILIES[name], model_config(name, True)
-        trained = build(family, config, initialized(family, config, 5), ds_config, OPTIMIZER, cut(LAYERS, []), "sdpa", None)
+        trained = built(model_config(name, True), engine_config(stage, BATCH, bf16=half), OPTIMIZER, cut(LAYERS, []))
         for _ in range(3):
             train_step(trained, tokens(), tokens(), ActiveLayers.whole(LAYERS))
-        path = folder / folder_of(case)
-        checkpoints = Checkpoints(path, CheckpointingConfig())
+        checkpoints = Checkpoints(folder / folder_of(case), CheckpointingConfig())
         checkpoints.save(trained, TrainState(1, 3), must=True)
         trained.module.eval()
         with torch.no_grad():

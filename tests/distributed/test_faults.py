@@ -8,20 +8,16 @@ import sys
 
 import pytest
 
-from pipeline.families import FAMILIES, ActiveLayers
-from pipeline.growth.initialization import initialized
+from pipeline.families import ActiveLayers
 from pipeline.training import distributed
-from pipeline.training.engine import build
 from pipeline.training.loop.guard import Gradients, is_number, with_poison
 from pipeline.training.losses import summed_loss
 from pipeline.training.monitoring.watchdog import EXIT_STALLED, Report, message
-from tests.distributed.engines import full_weight
+from tests.distributed.engines import built, full_weight
 from tests.distributed.test_freezing import GROUPS, LAYERS, LENGTH, OPTIMIZER, identical, masters_by_group, model_config
 from tests.distributed.walks import BATCH, LAYOUTS, batches, ds_config
 from tests.end_to_end.conftest import ROOT
 from tests.ranks import free_port, run_ranks
-
-FAMILY = FAMILIES["gpt2"]
 
 # --- steps that are skipped -----------------------------------------------------------------------
 
@@ -36,9 +32,8 @@ STEPS = [None, None, "nan_gradient", "infinite_loss", None, "infinite_gradient",
 
 def train(layout: str, clipping: float, faults: list[str | None]):
     """Train, one fault after the other on rank 1 alone; return the losses and weights of the steps without any."""
-    config = model_config("gpt2", True)
     settings = ds_config(layout, 1) | {"gradient_clipping": clipping}
-    trained = build(FAMILY, config, initialized(FAMILY, config, 5), settings, OPTIMIZER, GROUPS, "sdpa")
+    trained = built(model_config("gpt2", True), settings, OPTIMIZER, GROUPS)
     gradients = Gradients(trained.engine)
     trained.optimizer.refuses = gradients.refused
     trained.learn(ActiveLayers.whole(LAYERS))

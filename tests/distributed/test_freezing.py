@@ -12,11 +12,9 @@ import torch
 from torch import nn
 
 from pipeline.families import FAMILIES, ActiveLayers, scratch_config
-from pipeline.growth.initialization import initialized
 from pipeline.recipe import ModelConfig, OptimizerConfig, TrainStage
-from pipeline.training.engine import build
 from pipeline.training.parameter_groups import cut
-from tests.distributed.engines import engine_config, full_weight, train_step
+from tests.distributed.engines import built, drawn_batches, engine_config, full_weight, loaded_model, train_step
 from tests.ranks import run_ranks
 
 LAYERS, PER_BLOCK, BATCH, LENGTH, VOCAB = 4, 2, 8, 12, 40
@@ -41,9 +39,7 @@ def model_config(family: str, tied: bool):
 
 
 def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
-    generator = torch.Generator().manual_seed(11)
-    draw = torch.randint(0, VOCAB, (len(DEPTHS), 2, BATCH, LENGTH), generator=generator)
-    return [(inputs, labels) for inputs, labels in draw]
+    return drawn_batches(11, len(DEPTHS), BATCH, LENGTH, VOCAB)
 
 
 # --- the plain loop -------------------------------------------------------------------------------
@@ -82,11 +78,7 @@ def learns(name: str, family: str, tied: bool, depth: int) -> bool:
 
 def plain_loop(family: str, tied: bool):
     """Return each step's loss and the final parameters."""
-    config = model_config(family, tied)
-    model = FAMILIES[family].model_class(config)
-    state = initialized(FAMILIES[family], config, 5)
-    model.load_state_dict({name: rows.rows(0, rows.shape[0]) for name, rows in state.items()}, strict=False)
-    model.tie_weights()
+    model = loaded_model(FAMILIES[family], model_config(family, tied))
     decayed = [p for p in model.parameters() if p.dim() > 1]
     others = [p for p in model.parameters() if p.dim() <= 1]
     groups = [{"params": decayed, "weight_decay": OPTIMIZER.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -162,9 +154,7 @@ def identical(one, other) -> bool:
 
 def deepspeed_loop(family: str, tied: bool, stage: int, accumulation: int):
     """Return each step's loss, the final parameters, and how many frozen Adam states were looked at."""
-    config = model_config(family, tied)
-    table = FAMILIES[family]
-    trained = build(table, config, initialized(table, config, 5), ds_config(stage, accumulation), OPTIMIZER, GROUPS, "sdpa")
+    trained = built(model_config(family, tied), ds_config(stage, accumulation), OPTIMIZER, GROUPS)
     losses, watched = [], 0
     for depth, (inputs, labels) in zip(DEPTHS, batches(), strict=True):
         active = ActiveLayers.whole(LAYERS) if depth is None else ActiveLayers.top(depth, PER_BLOCK)

@@ -7,21 +7,22 @@ import resource
 import shutil
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
 
 from pipeline.common.errors import UserError
-from pipeline.growth.initialization import initialized
 from pipeline.growth.integrity import FILES
 from pipeline.growth.sources import open_source
 from pipeline.growth.zero_sink import SCALARS
 from pipeline.recipe import CheckpointingConfig
 from pipeline.training import distributed
 from pipeline.training.directory.checkpoints import Checkpoints, TrainState, _Writer
-from pipeline.training.engine import build
+from tests.distributed.engines import built
 from tests.distributed.test_freezing import GROUPS, OPTIMIZER, model_config
-from tests.distributed.walks import DEPTHS, FAMILY, FULL, LAYOUTS, batches, close, ds_config, take_step, walk
+from tests.distributed.walks import DEPTHS, FULL, LAYOUTS, batches, close, ds_config, take_step, walk
 from tests.messages import collected
 from tests.ranks import run_ranks
 
@@ -138,8 +139,7 @@ def test_another_zero_stage_and_micro_batch_at_every_step_give_the_uninterrupted
 
 def save_within(folder, layout, asynchronous):
     """Take three steps and save; in the background nothing is written before one more step is taken."""
-    config = model_config("gpt2", True)
-    trained = build(FAMILY, config, initialized(FAMILY, config, 5), ds_config(layout, 1), OPTIMIZER, GROUPS, "sdpa")
+    trained = built(model_config("gpt2", True), ds_config(layout, 1), OPTIMIZER, GROUPS)
     checkpoints = Checkpoints(folder, CheckpointingConfig(asynchronous=asynchronous))
     gate, write = threading.Event(), _Writer.write
     with pytest.MonkeyPatch.context() as patch:
@@ -175,32 +175,33 @@ def telling(work, *arguments):
     return said, returned
 
 
+@contextmanager
+def no_room() -> Iterator[None]:
+    """Have rank 1's writing past a limit fail as on a full disk, in the middle of a file."""
+    if distributed.rank() == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20000, resource.RLIM_INFINITY))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
 def save_where_there_is_no_room(folder):
     """Save once with room, once where rank 1 has none, once again with room; return what was there."""
-    config = model_config("gpt2", True)
-    trained = build(FAMILY, config, initialized(FAMILY, config, 5), ds_config("zero3", 1), OPTIMIZER, GROUPS, "sdpa")
+    trained = built(model_config("gpt2", True), ds_config("zero3", 1), OPTIMIZER, GROUPS)
     listed = []
     for asynchronous in (False, True):
         checkpoints = Checkpoints(folder, CheckpointingConfig(keep=1, asynchronous=asynchronous))
         for step, room in ((1, True), (2, False), (3, True)):
             take_step(trained, None, *batches()[step])
-            if not room and distributed.rank() == 1:
-                # Writing past the limit fails as on a full disk, in the middle of a file.
-                resource.setrlimit(resource.RLIMIT_FSIZE, (20000, resource.RLIM_INFINITY))
-            begun = checkpoints.save(trained, TrainState(1, step), must=False)
-            assert begun == (room or asynchronous)
-            assert checkpoints.finish() == (room or not asynchronous)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            with nullcontext() if room else no_room():
+                begun = checkpoints.save(trained, TrainState(1, step), must=False)
+                assert begun == (room or asynchronous)
+                assert checkpoints.finish() == (room or not asynchronous)
             distributed.total(0)
             listed.append(sorted(path.name for path in folder.iterdir()))
             distributed.total(0)
-        if distributed.rank() == 1:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (20000, resource.RLIM_INFINITY))
-        with pytest.raises(
-            UserError, match=r"zero_pp_rank_1.*File too large: the checkpoint could not be written; free disk space"
-        ):
+        refused = r"zero_pp_rank_1.*File too large: the checkpoint could not be written; free disk space"
+        with no_room(), pytest.raises(UserError, match=refused):
             checkpoints.save(trained, TrainState(1, 4), must=True)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         assert Checkpoints(folder, CheckpointingConfig()).newest_whole().step == 3
         shutil.rmtree(folder, ignore_errors=True)
         distributed.total(0)

@@ -1,20 +1,19 @@
 """What Lion and Muon keep, grown into engines: the same steps however it is divided, and at any number of ranks after that."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from pipeline.families import FAMILIES, scratch_config, target_config
-from pipeline.growth.initialization import initialized
+from pipeline.families import scratch_config, target_config
 from pipeline.growth.optimizer_growth import grow_optimizer
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.zero_checkpoint import read_zero_checkpoint
 from pipeline.recipe import GrowthConfig, ModelConfig, OptimizerConfig, TargetConfig
-from pipeline.training.engine import build
 from pipeline.training.parameter_groups import cut
-from tests.distributed.engines import engine_config, train_step
+from tests.distributed.engines import built, engine_config, train_step
 from tests.ranks import run_ranks
 
-FAMILY = FAMILIES["gpt2"]
 SMALL = ModelConfig(family="gpt2", hidden_size=16, num_hidden_layers=2, num_attention_heads=2)
 LARGE = TargetConfig(hidden_size=24, num_hidden_layers=3)
 """One channel in two is copied, one layer is there again, and no number of ranks divides it all."""
@@ -34,9 +33,8 @@ def train(trained, begin, end) -> list[float]:
     return [train_step(trained, draws[step], draws[step]) for step in range(begin, end)]
 
 
-def built(config, state, name, stage, kept=None):
-    ds_config, groups = engine_config(stage, BATCH), cut(config.num_hidden_layers, [])
-    return build(FAMILY, config, state, ds_config, OPTIMIZERS[name], groups, "sdpa", kept)
+def started(config, name, stage, source=None):
+    return built(config, engine_config(stage, BATCH), OPTIMIZERS[name], cut(config.num_hidden_layers, []), source)
 
 
 def save(trained, config, folder):
@@ -51,8 +49,8 @@ def grown(folder, name, stage, *, fresh=False):
     target = target_config(source.config, LARGE)
     growth = GrowthConfig(**GROWTH, optimizer_state="grow")
     plan = plan_growth(source.config, target, growth, 3, optimizer=name)
-    kept = grow_optimizer(plan, source.optimizer)
-    return built(plan.config, plan.grow(source.state), name, stage, None if fresh else kept), plan.config
+    kept = None if fresh else grow_optimizer(plan, source.optimizer)
+    return started(plan.config, name, stage, replace(source, state=plan.grow(source.state), optimizer=kept)), plan.config
 
 
 def train_sharded(folder, stages) -> dict:
@@ -60,7 +58,7 @@ def train_sharded(folder, stages) -> dict:
     found = {}
     for name in OPTIMIZERS:
         config = scratch_config(SMALL, VOCABULARY, 0, LENGTH)
-        source = built(config, initialized(FAMILY, config, 5), name, 3)
+        source = started(config, name, 3)
         train(source, 0, 3)
         save(source, config, folder / name / "source")
         source.close()
@@ -90,7 +88,7 @@ def gone_on(folder, stages) -> dict:
     for name in OPTIMIZERS:
         for stage in stages:
             source = read_zero_checkpoint(folder / name / str(stage) / "here")
-            trained = built(source.config, source.state, name, 3 - stage, source.optimizer)
+            trained = started(source.config, name, 3 - stage, source)
             found[name, stage] = train(trained, 3, 6)
             trained.close()
     return found

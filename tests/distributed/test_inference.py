@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from pipeline.common.errors import UserError
@@ -17,6 +16,7 @@ from pipeline.families import FAMILIES
 from pipeline.training import distributed
 from pipeline.training.inference import load_partitioning, partitioned_engine
 from tests.conftest import make_documents
+from tests.distributed.engines import matrix_elements
 from tests.evaluated import open_model
 from tests.pipeline.evaluation.conftest import write_tokenizer
 from tests.pipeline.growth import check
@@ -46,12 +46,6 @@ def figures(directory: Path, scorer, model) -> dict[str, float]:
     return scored.metrics
 
 
-def held() -> int:
-    """Elements of the matrices that are alive in this process."""
-    alive = [kept for kept in gc.get_objects() if type(kept) is nn.Parameter]
-    return sum(kept.numel() for kept in alive if kept.ndim > 1 and not kept.is_meta)
-
-
 def on_ranks(directory: Path) -> tuple[dict[str, float], dict[str, float]]:
     """Figures of the whole model, and of the model in pieces."""
     rank = {"rank": distributed.rank(), "ranks": distributed.world_size(), "total": distributed.total}
@@ -62,7 +56,7 @@ def on_ranks(directory: Path) -> tuple[dict[str, float], dict[str, float]]:
     gc.collect()
     engine = partitioned_engine(found.source, load_partitioning(directory / "zero3.json", torch.float32))
     most = []
-    engine.module.transformer.h[1].mlp.c_proj.register_forward_pre_hook(lambda *_: most.append(held()))
+    engine.module.transformer.h[1].mlp.c_proj.register_forward_pre_hook(lambda *_: most.append(matrix_elements()))
     pieces = figures(directory, scorer_of(engine.module, found.family, engine, CPU, **rank), found)
     matrices = sum(tensor.shape[0] * tensor.shape[1] for tensor in found.source.state.values() if len(tensor.shape) == 2)
     assert most, "the second layer ran"

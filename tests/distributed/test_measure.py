@@ -1,7 +1,6 @@
 """The grown engine beside its source, which no rank ever holds."""
 
 import dataclasses
-import gc
 
 import numpy as np
 import pytest
@@ -12,17 +11,15 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from pipeline.data.batches import Batches, Corpus
 from pipeline.data.examples import WindowExamples
 from pipeline.data.objectives import IGNORED, CausalObjective
-from pipeline.data.windows import Windows
-from pipeline.families import sizes_of, target_config
+from pipeline.families import target_config
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.sources import open_source
 from pipeline.growth.token_rows import CarriedTokens, of_tokens
 from pipeline.recipe import GrowthConfig, OptimizerConfig, TargetConfig
 from pipeline.training import distributed
 from pipeline.training.certifying.measure import CarriedText, Text, measure_grown, measure_growth
-from pipeline.training.engine import build
 from pipeline.training.parameter_groups import cut
-from tests.distributed.engines import engine_config
+from tests.distributed.engines import built, engine_config, matrix_elements
 from tests.ranks import run_ranks
 from tests.shards import MemoryShard
 
@@ -44,11 +41,6 @@ class Noticed:
         return self._tensor.rows(start, stop)
 
 
-def matrix_elements():
-    alive = [held for held in gc.get_objects() if type(held) is nn.Parameter]
-    return sum(held.numel() for held in alive if held.ndim > 1 and not held.is_meta)
-
-
 def measure(directory, stage, half=False):
     source = open_source(directory)
     config = target_config(source.config, TargetConfig(hidden_size=64, vocab_size=80))
@@ -56,22 +48,15 @@ def measure(directory, stage, half=False):
     # Small matrices too are let go of after use.
     zero = {"stage": stage, "stage3_param_persistence_threshold": 0}
     ds_config = engine_config(zero, 2 * distributed.world_size(), bf16=half)
-    grown = build(
-        source.family,
-        config,
-        plan.grow(source.state),
-        ds_config,
-        OptimizerConfig(),
-        cut(sizes_of(config).num_hidden_layers, []),
-        "eager",
-    )
+    start = dataclasses.replace(source, state=plan.grow(source.state))
+    grown = built(config, ds_config, OptimizerConfig(), cut(config.num_hidden_layers, []), start, "eager")
     before = matrix_elements()
     state = {name: Noticed(tensor) for name, tensor in source.state.items()}
     noticed = dataclasses.replace(source, state=state)
     attention = source.config._attn_implementation
     objective = CausalObjective(LENGTH)
-    windows = Windows([MemoryShard(tokens) for tokens in TOKENS], *objective.window)
-    text = Corpus("text", 1.0, WindowExamples(windows, objective, within_documents=False))
+    examples = WindowExamples([MemoryShard(tokens) for tokens in TOKENS], objective, within_documents=False)
+    text = Corpus("text", 1.0, examples)
     read = Text(Batches([text], 1), WINDOWS, 2)
     after = measure_grown(grown, plan.carried, read)
     assert grown.engine.training
@@ -84,8 +69,8 @@ def measure(directory, stage, half=False):
 def test_text_of_a_new_tokenizer_is_read_in_the_tokens_that_both_have_and_scored_on_those():
     """Target ids 4, 1 and 0 are the source's 0, 1 and 2; 2 and 3 are new."""
     objective = CausalObjective(4)
-    windows = Windows([MemoryShard(np.array([4, 0, 2, 1, 3]))], *objective.window)
-    batches = Batches([Corpus("text", 1.0, WindowExamples(windows, objective, within_documents=False))], 1)
+    examples = WindowExamples([MemoryShard(np.array([4, 0, 2, 1, 3]))], objective, within_documents=False)
+    batches = Batches([Corpus("text", 1.0, examples)], 1)
     carried = CarriedTokens(torch.tensor([2, 1, 0]), torch.tensor([0, 1, 4]))
     batch = CarriedText(batches, carried, 5).heldout(np.zeros(1, dtype=np.int64))
     assert carried.target[batch.input_ids][0, [0, 1, 3]].tolist() == [4, 0, 1]
@@ -96,12 +81,17 @@ def test_text_of_a_new_tokenizer_is_read_in_the_tokens_that_both_have_and_scored
     assert of_tokens(logits, torch.arange(3)).data_ptr() == logits.data_ptr()
 
 
-@pytest.mark.parametrize("stage", [pytest.param(1, marks=pytest.mark.full), 3])
-def test_both_losses_are_those_of_hugging_faces_source_where_the_vocabulary_grows_too(tmp_path, stage):
+def saved_model(directory) -> GPT2LMHeadModel:
     torch.manual_seed(2)
     config = GPT2Config(vocab_size=VOCAB, n_positions=LENGTH, n_embd=32, n_layer=2, n_head=4, initializer_range=0.2)
     model = GPT2LMHeadModel(config).eval()
-    model.save_pretrained(tmp_path)
+    model.save_pretrained(directory)
+    return model
+
+
+@pytest.mark.parametrize("stage", [pytest.param(1, marks=pytest.mark.full), 3])
+def test_both_losses_are_those_of_hugging_faces_source_where_the_vocabulary_grows_too(tmp_path, stage):
+    model = saved_model(tmp_path)
     ranks = run_ranks(measure, 2, tmp_path, stage)
     assert ranks[0] == ranks[1]
     windows = torch.from_numpy(TOKENS)
@@ -119,9 +109,7 @@ def test_both_losses_are_those_of_hugging_faces_source_where_the_vocabulary_grow
 
 def test_an_exact_growth_is_seen_to_be_in_the_engines_precision(tmp_path):
     """Copies of x2 are halves, which bfloat16 has: what moves is rounding's doing, and both models round."""
-    torch.manual_seed(2)
-    config = GPT2Config(vocab_size=VOCAB, n_positions=LENGTH, n_embd=32, n_layer=2, n_head=4, initializer_range=0.2)
-    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    saved_model(tmp_path)
     measured, _ = run_ranks(measure, 2, tmp_path, 3, True)
     assert measured["dtype"] == "bfloat16"
     assert measured["rounding"]["max_logit_difference"] > 1e-2 and measured["rounding"]["loss"] != 0

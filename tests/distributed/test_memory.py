@@ -5,13 +5,11 @@ import gc
 import pytest
 import torch
 
-from pipeline.families import FAMILIES, scratch_config
-from pipeline.growth.initialization import initialized
+from pipeline.families import scratch_config
 from pipeline.recipe import ModelConfig, OptimizerConfig
-from pipeline.training.engine import build
 from pipeline.training.footprint import memory_by_stage
 from pipeline.training.parameter_groups import cut
-from tests.distributed.engines import engine_config
+from tests.distributed.engines import built, engine_config
 from tests.ranks import run_ranks
 
 RANKS = 2
@@ -29,12 +27,11 @@ def described():
 
 def measure(stage: int, half: bool) -> int:
     """Bytes of all tensors of a rank after the first of a step's two micro-batches; the optimizer has stepped before."""
-    config, family = described(), FAMILIES["gpt2"]
     # A bucket is as large as DeepSpeed's file says, whatever the model: here, as its largest tensor.
     ds_config = engine_config({"stage": stage, "reduce_bucket_size": BUCKET}, 2 * RANKS, bf16=half, accumulation=2)
     gc.collect()
     before = bytes_there()
-    model = build(family, config, initialized(family, config, 0), ds_config, OptimizerConfig(), cut(4, []), "sdpa")
+    model = built(described(), ds_config, OptimizerConfig(), cut(4, []))
     tokens = torch.arange(16).view(1, 16)
     for micro_batch in range(3):
         model.engine.backward(model.logits(tokens).tokens.float().logsumexp(dim=-1).mean())

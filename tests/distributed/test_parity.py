@@ -18,13 +18,11 @@ from deepspeed.runtime.swap_tensor import optimizer_utils
 from torch import nn
 
 from pipeline.families import FAMILIES, ActiveLayers, scratch_config
-from pipeline.growth.initialization import initialized
 from pipeline.recipe import ModelConfig, OptimizerConfig, ScheduleConfig
 from pipeline.training import optimizer
-from pipeline.training.engine import build
 from pipeline.training.parameter_groups import EMBEDDINGS, HEAD, ParameterGroup
 from pipeline.training.plan.schedule import rate_factor
-from tests.distributed.engines import engine_config, full_weight, is_built, train_step
+from tests.distributed.engines import built, drawn_batches, engine_config, full_weight, is_built, loaded_model, train_step
 from tests.ranks import run_ranks
 
 LAYERS, BATCH, LENGTH, VOCAB, STEPS, WARMUP = 4, 8, 12, 40, 12, 3
@@ -101,8 +99,7 @@ def learns(name: str, step: int) -> bool:
 
 
 def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
-    draw = torch.randint(0, VOCAB, (STEPS, 2, BATCH, LENGTH), generator=torch.Generator().manual_seed(11))
-    return [(inputs, labels) for inputs, labels in draw]
+    return drawn_batches(11, STEPS, BATCH, LENGTH, VOCAB)
 
 
 def model_config():
@@ -148,11 +145,7 @@ def is_matrix_of_layers(name: str, weight: torch.Tensor) -> bool:
 
 def plain_loop(optimizer: str, schedule: str, widths: str = "none"):
     """Return each step's loss and the final parameters."""
-    config = model_config()
-    model = GPT2.model_class(config)
-    state = initialized(GPT2, config, 5)
-    model.load_state_dict({name: rows.rows(0, rows.shape[0]) for name, rows in state.items()}, strict=False)
-    model.tie_weights()
+    model = loaded_model(GPT2, model_config())
     named = dict(model.named_parameters())
     by_adamw = named if optimizer == "adamw" else {}
     if optimizer == "muon":
@@ -206,7 +199,6 @@ def ds_config(way: Way, directory: Path) -> dict:
 
 def deepspeed_loop(way: Way, directory: Path):
     """Return each step's loss and the final parameters."""
-    config = model_config()
     eps = {} if way.optimizer == "lion" else {"eps": 1e-6}
     muon = {"momentum": MOMENTUM, "muon_lr": MUON_LR} if way.optimizer == "muon" else {}
     widths = {} if way.widths == "none" else {"width_rates": way.widths, "base_width": BASE_WIDTH}
@@ -221,7 +213,7 @@ def deepspeed_loop(way: Way, directory: Path):
         **widths,
     )
     schedule = ScheduleConfig(warmup_steps=WARMUP, **SCHEDULES[way.schedule][0])
-    trained = build(GPT2, config, initialized(GPT2, config, 5), ds_config(way, directory), chosen, GROUPS, "sdpa")
+    trained = built(model_config(), ds_config(way, directory), chosen, GROUPS)
     named = dict(trained.module.named_parameters())
     trained.set_decays(lambda group: DECAY / 4 if group.name == "layers.2-3" else DECAY)
     losses = []

@@ -1,19 +1,19 @@
 """Rotary positions inside engines: as exact in half precision as Hugging Face has them, whichever release that is."""
 
+from collections.abc import Callable
+
 import deepspeed
 import pytest
 import torch
 from transformers import PretrainedConfig
 
-from pipeline.deepspeed.ranges import exact_arange
-from pipeline.families import FAMILIES, scratch_config, sizes_of
-from pipeline.growth.initialization import initialized
+from pipeline.deepspeed.engine import exact_arange
+from pipeline.families import FAMILIES, scratch_config
 from pipeline.growth.sources import open_source
 from pipeline.recipe import ModelConfig, OptimizerConfig
-from pipeline.training.engine import build
 from pipeline.training.inference import load_partitioning, partitioned_engine
 from pipeline.training.parameter_groups import cut
-from tests.distributed.engines import engine_config
+from tests.distributed.engines import built, engine_config
 from tests.fp16 import FP16
 from tests.ranks import run_ranks
 
@@ -23,12 +23,7 @@ ROPES = {
     "linear": {"factor": 4.0},
     "dynamic": {"factor": 4.0},
     "yarn": {"factor": 4.0, "original_max_position_embeddings": LENGTH // 4},
-    "llama3": {
-        "factor": 8.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": LENGTH // 4,
-    },
+    "llama3": {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": LENGTH // 4},
 }
 HALVES = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 
@@ -42,12 +37,10 @@ def configuration(rope: str) -> PretrainedConfig:
 
 def trained(directory, stage: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """The frequencies of engines that train, by kind."""
-    held, family = {}, FAMILIES["llama"]
+    held = {}
     ds_config = engine_config(stage, 1) | {HALVES[dtype]: {"enabled": True}}
     for rope in ROPES:
-        config = configuration(rope)
-        groups = cut(sizes_of(config).num_hidden_layers, [])
-        model = build(family, config, initialized(family, config, 1), ds_config, OptimizerConfig(), groups, "sdpa")
+        model = built(configuration(rope), ds_config, OptimizerConfig(), cut(1, []))
         held[rope] = model.module.model.rotary_emb.inv_freq.clone()
         model.close()
     return held
@@ -66,28 +59,31 @@ def run(directory, stage: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     return held
 
 
+def each(directory, ways: list[tuple[Callable, int]], dtype: torch.dtype) -> list[dict[str, torch.Tensor]]:
+    return [frequencies(directory, stage, dtype) for frequencies, stage in ways]
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, FP16])
-@pytest.mark.parametrize(("frequencies", "stage"), [pytest.param(trained, 2, marks=pytest.mark.full), (trained, 3), (run, 3)])
-def test_rotary_frequencies_stay_fp32_in_an_engine_of_half_precision(frequencies, stage, dtype, tmp_path):
-    (held,) = run_ranks(frequencies, 1, tmp_path, stage, dtype)
-    for rope in ROPES:
-        expected = FAMILIES["llama"].model_class(configuration(rope)).model.rotary_emb.inv_freq
-        assert held[rope].dtype == torch.float32, rope
-        assert torch.equal(held[rope], expected), rope
+@pytest.mark.parametrize("ways", [[(trained, 3), (run, 3)], pytest.param([(trained, 2)], marks=pytest.mark.full)])
+def test_rotary_frequencies_stay_fp32_in_an_engine_of_half_precision(ways, dtype, tmp_path):
+    for held in run_ranks(each, 1, tmp_path, ways, dtype)[0]:
+        for rope in ROPES:
+            expected = FAMILIES["llama"].model_class(configuration(rope)).model.rotary_emb.inv_freq
+            assert held[rope].dtype == torch.float32, rope
+            assert torch.equal(held[rope], expected), rope
 
 
-def ranges() -> dict[str, torch.Tensor]:
+def ranges() -> None:
     ds_config = {"train_micro_batch_size_per_gpu": 1, "bf16": {"enabled": True}, "zero_optimization": {"stage": 3}}
     with deepspeed.zero.Init(config_dict_or_path=ds_config):
         rounded = torch.arange(0, 600, 2, dtype=torch.float)
         with exact_arange():
             asked, whole, placed = torch.arange(0, 600, 2, dtype=torch.float), torch.arange(5), torch.arange(5, device="meta")
         again = torch.arange(0, 600, 2, dtype=torch.float)
-    return {"rounded": rounded, "asked": asked, "whole": whole, "device": placed.device.type, "again": again}
+    assert rounded.dtype == again.dtype == torch.bfloat16, "zero.Init rounds, and exact_arange ends"
+    assert torch.equal(asked, torch.arange(0, 600, 2, dtype=torch.float))
+    assert whole.dtype == torch.int64 and placed.device.type == "meta"
 
 
 def test_ranges_have_the_dtype_and_the_device_that_are_asked_for():
-    (held,) = run_ranks(ranges, 1)
-    assert held["rounded"].dtype == held["again"].dtype == torch.bfloat16, "zero.Init rounds, and exact_arange ends"
-    assert torch.equal(held["asked"], torch.arange(0, 600, 2, dtype=torch.float))
-    assert held["whole"].dtype == torch.int64 and held["device"] == "meta"
+    run_ranks(ranges, 1)

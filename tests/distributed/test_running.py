@@ -1,8 +1,6 @@
 """Sections under two DeepSpeed ranks: layers that run otherwise and traces that are kept change no loss and no weight."""
 
-import tempfile
 from contextlib import nullcontext
-from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -11,14 +9,12 @@ from torch._dynamo.utils import counters
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.data.objectives import IGNORED
-from pipeline.families import FAMILIES, ActiveLayers
+from pipeline.families import ActiveLayers
 from pipeline.flops.counts import ForwardFlops, training_step
-from pipeline.growth.initialization import initialized
 from pipeline.training import distributed
-from pipeline.training.engine import build
 from pipeline.training.loop.running import running, scoring
 from pipeline.training.losses import summed_loss, summed_losses
-from tests.distributed.engines import can_compile, full_weight
+from tests.distributed.engines import built, can_compile, full_weight
 from tests.distributed.steps import take_step, trainer
 from tests.distributed.test_freezing import BATCH, GROUPS, LAYERS, LENGTH, OPTIMIZER, VOCAB, ds_config, model_config
 from tests.ranks import run_ranks
@@ -36,9 +32,8 @@ SECTIONS = [
 
 def train(family: str, stage: int, how: dict[str, bool], *, scored: str = "all", traces: bool = True):
     """Return the losses of a step of each active, the weights after it, and the passes that fetched ahead."""
-    table, config = FAMILIES[family], model_config(family, True)
     with nullcontext() if traces else patch("pipeline.deepspeed.engine.TraceCache"):
-        trained = build(table, config, initialized(table, config, 5), ds_config(stage, 1), OPTIMIZER, GROUPS, "sdpa", **how)
+        trained = built(model_config(family, True), ds_config(stage, 1), OPTIMIZER, GROUPS, **how)
     generator = torch.Generator().manual_seed(4)
     mine = slice(distributed.rank() * BATCH // 2, (distributed.rank() + 1) * BATCH // 2)
     losses, ahead = [], 0
@@ -49,11 +44,11 @@ def train(family: str, stage: int, how: dict[str, bool], *, scored: str = "all",
         labels[BATCH // 2 :] = IGNORED
         trained.learn(active)
         chosen = labels[mine]
-        with running(trained.module, table, active):
+        with running(trained.module, trained.family, active):
             if scored == "all":
                 loss = summed_loss(trained.logits(ids[mine]).tokens, chosen)
             else:
-                with scoring(trained.module, table, chosen) as targets:
+                with scoring(trained.module, trained.family, chosen) as targets:
                     loss = summed_losses(trained.logits(ids[mine]), targets, None).tokens
         trained.engine.backward(loss / BATCH)
         if stage == 3:
@@ -88,15 +83,13 @@ def test_checkpointed_activations_change_nothing(family):
 
 def counted_and_reckoned(family: str) -> list[tuple[int, int]]:
     """Return what torch counts of a rank's step of each active under ZeRO 3, layers run again, and what the formula does."""
-    table, config, cases = FAMILIES[family], model_config(family, True), []
-    trained = build(
-        table, config, initialized(table, config, 5), ds_config(3, 1), OPTIMIZER, GROUPS, "eager", activation_checkpointing=True
-    )
+    config, cases = model_config(family, True), []
+    trained = built(config, ds_config(3, 1), OPTIMIZER, GROUPS, attention="eager", activation_checkpointing=True)
     ids = torch.randint(0, VOCAB, (BATCH // 2, LENGTH), generator=torch.Generator().manual_seed(4))
     tokens = ids.numel()
     for active in SECTIONS[:4]:
         trained.learn(active)
-        with FlopCounterMode(display=False) as counter, running(trained.module, table, active):
+        with FlopCounterMode(display=False) as counter, running(trained.module, trained.family, active):
             trained.engine.backward(summed_loss(trained.logits(ids).tokens, ids) / BATCH)
         trained.engine.step()
         again = {"recomputed": True, "zero_linear": True}
@@ -154,15 +147,12 @@ def test_compiled_layers_change_nothing(family):
 def graphs_of_leaves() -> tuple[int, int, list[float]]:
     """Return how many graphs were compiled, how often one was interrupted, and the losses, of layers that are leaves."""
     counters.clear()
-    with tempfile.TemporaryDirectory() as directory:
-        zero = {"stage": 3, "leaf_module": {"classes": ["GPT2Block"]}}
-        made = trainer(Path(directory), "gpt2", 3, half=False, compiled=True, ds_config={"zero_optimization": zero})
+    zero = {"stage": 3, "leaf_module": {"classes": ["GPT2Block"]}}
+    with trainer("gpt2", 3, half=False, compiled=True, ds_config={"zero_optimization": zero}) as made:
         for _ in range(2):
             take_step(made)
             made.steps.judge()
         losses = [record["loss"] for record in made.context.records.metrics.read()]
-        made.steps.wait_for_reader()
-        made.model.close()
     return counters["stats"]["unique_graphs"], sum(counters["graph_break"].values()), losses
 
 

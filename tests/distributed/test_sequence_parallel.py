@@ -1,8 +1,5 @@
 """Sequences that ranks share: losses, gradients and evaluations are those of a rank that has them to itself."""
 
-import tempfile
-from pathlib import Path
-
 import pytest
 
 from pipeline.common.errors import UserError
@@ -44,21 +41,12 @@ def losses(cases: list[tuple], sharing: int) -> list[tuple[list[float], list[flo
     for name, stage, options in cases:
         accumulation = 4 * sharing // distributed.world_size()
         division = {"train_batch_size": 8, "train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": accumulation}
-        with tempfile.TemporaryDirectory() as directory:
-            made = trainer(
-                Path(directory),
-                name,
-                stage,
-                half=False,
-                ds_config=division | {"sequence_parallel_size": sharing},
-                **options,
-            )
+        with trainer(name, stage, half=False, ds_config=division | {"sequence_parallel_size": sharing}, **options) as made:
             for _ in range(4):
                 take_step(made)
             made.steps.judge()
             records = made.context.records.metrics.read() if distributed.rank() == 0 else []
             heldout = made.evaluate(None)
-            made.model.close()
         found.append(([record["loss"] for record in records], [record["grad_norm"] for record in records], heldout))
     return found
 

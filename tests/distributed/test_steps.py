@@ -1,9 +1,7 @@
 """What a training step has the host wait for, how much it gives to the device, and what is judged a step later."""
 
-import json
 import math
-import tempfile
-from pathlib import Path
+from contextlib import nullcontext
 from unittest.mock import patch
 
 import pytest
@@ -64,8 +62,7 @@ def waits_of_steps(families: list[str], stages: list[int], half: bool) -> dict[t
     seen = {}
     for family in families:
         for stage in stages:
-            with tempfile.TemporaryDirectory() as directory:
-                made = trainer(Path(directory), family, stage, half=half)
+            with trainer(family, stage, half=half) as made:
                 for _ in range(3):
                     take_step(made)
                     made.steps.judge()
@@ -73,8 +70,6 @@ def waits_of_steps(families: list[str], stages: list[int], half: bool) -> dict[t
                     take_step(made)
                 with Waits() as judged:
                     made.steps.judge()
-                made.steps.wait_for_reader()
-                made.model.close()
             seen[family, stage] = launched.seen, judged.seen
     return seen
 
@@ -132,22 +127,15 @@ def test_a_mask_of_what_stands_behind_a_pair_is_transformers_own_without_a_wait(
 
 def operations(stage: int) -> tuple[int, int]:
     """Return how many operations a step of 12 layers is by DeepSpeed's own defaults, and by ours."""
-    counts = []
-    for ours in (False, True):
-        with tempfile.TemporaryDirectory() as directory:
-            if ours:
-                made = trainer(Path(directory), "gpt2", stage, layers=12)
-            else:
-                defaults = {"bf16": {"enabled": True}, "timers": {}}
-                with patch("pipeline.deepspeed.engine.stay_on_the_device"):
-                    made = trainer(Path(directory), "gpt2", stage, layers=12, ds_config=defaults)
+    counts, defaults = [], {"ds_config": {"bf16": {"enabled": True}, "timers": {}}}
+    for way in (defaults, {}):
+        left_out = patch("pipeline.deepspeed.engine.stay_on_the_device") if way else nullcontext()
+        with left_out, trainer("gpt2", stage, layers=12, **way) as made:
             for _ in range(2):
                 take_step(made)
                 made.steps.judge()
             with Waits() as launched:
                 take_step(made)
-            made.steps.wait_for_reader()
-            made.model.close()
         counts.append(launched.operations)
     return tuple(counts)
 
@@ -175,20 +163,18 @@ def trained(ahead: int, bad: list[int], **changes: object) -> tuple:
         return sums._replace(tokens=sums.tokens * math.nan) if step in bad else sums
 
     with (
-        tempfile.TemporaryDirectory() as directory,
         patch.object(loop, "steps_ahead", lambda: ahead),
         patch.object(loop, "summed_losses", losses),
+        trainer("gpt2", 2, half=False, steps=9, **changes) as made,
     ):
-        made = trainer(Path(directory), "gpt2", 2, half=False, steps=9, **changes)
         try:
             end = made.train()
         except RewindError as rewind:
             end = str(rewind), rewind.step, rewind.samples
         made.context.records.metrics.flush()
-        records = [json.loads(line) for line in (Path(directory) / "metrics.jsonl").read_text().splitlines()]
+        records = made.context.records.metrics.read()
         weights = [parameter.detach().clone().numpy() for parameter in made.model.module.parameters()]
         saved = made.context.checkpoints.last.step if made.context.checkpoints.last else None
-        made.model.close()
     timeless = [{key: value for key, value in record.items() if key not in ("seconds", "mfu")} for record in records]
     assert all(record["seconds"] > 0 for record in records)
     return timeless, end, weights, saved
@@ -247,15 +233,12 @@ def test_numbers_are_summed_over_ranks_and_arrive_in_their_order(ranks):
 def losses_of_a_few_steps(leaves: dict[str, object]) -> list[float]:
     """Return the losses of steps that train all of a model under ZeRO 3."""
     losses = []
-    with tempfile.TemporaryDirectory() as directory:
-        zero = {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0, **leaves}}
-        made = trainer(Path(directory), "gpt2", 3, half=False, layers=4, ds_config=zero)
+    zero = {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0, **leaves}}
+    with trainer("gpt2", 3, half=False, layers=4, ds_config=zero) as made:
         for _ in range(5):
             take_step(made)
             losses += made.steps._launched[-1].arriving.read()
             made.steps.judge()
-        made.steps.wait_for_reader()
-        made.model.close()
     return losses
 
 

@@ -1,6 +1,5 @@
 """The rules by which ZeRO divides parameters, against where DeepSpeed's engines have put their values."""
 
-import pytest
 import torch
 
 from pipeline.deepspeed.engine import initialize, partitioned_construction
@@ -39,13 +38,16 @@ def divided(zero, others) -> dict[str, tuple[int, int]]:
     return found
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_engines_are_divided_as_the_rules_say(case):
-    rows = run_ranks(divided, 3, *CASES[case])
-    for name, numel in NUMELS.items():
-        bounds = sorted(row[name] for row in rows if name in row and row[name][0] < row[name][1])
-        assert [begin for begin, _ in bounds] == [0, *(end for _, end in bounds[:-1])], name
-        assert bounds[-1][1] == numel, name
+def divided_in_each_case() -> list[dict[str, tuple[int, int]]]:
+    return [divided(*case) for case in CASES.values()]
+
+
+def test_engines_are_divided_as_the_rules_say():
+    for case, *rows in zip(CASES, *run_ranks(divided_in_each_case, 3), strict=True):
+        for name, numel in NUMELS.items():
+            bounds = sorted(row[name] for row in rows if name in row and row[name][0] < row[name][1])
+            assert [begin for begin, _ in bounds] == [0, *(end for _, end in bounds[:-1])], (case, name)
+            assert bounds[-1][1] == numel, (case, name)
 
 
 def test_partitions_by_hand():

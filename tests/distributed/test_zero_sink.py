@@ -12,7 +12,6 @@ from pipeline.common.errors import UserError
 from pipeline.deepspeed.disk import saved_from_disk
 from pipeline.families import FAMILIES, ActiveLayers, scratch_config, target_config
 from pipeline.growth.fused_parameters import parameters_of
-from pipeline.growth.initialization import initialized
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.sources import open_source
 from pipeline.growth.zero_checkpoint import read_zero_checkpoint
@@ -21,7 +20,7 @@ from pipeline.training import distributed
 from pipeline.training.engine import build
 from pipeline.training.losses import summed_loss
 from pipeline.training.parameter_groups import cut
-from tests.distributed.engines import engine_config, full_weight, is_built
+from tests.distributed.engines import built, engine_config, full_weight, is_built
 from tests.ranks import run_ranks
 
 
@@ -198,9 +197,7 @@ def go_on(directory, ways) -> dict:
             zero = zero | {"offload_optimizer": {"device": "nvme", "nvme_path": str(directory / f"disk{number}")}}
         ds_config = engine_config(zero, 2, bf16=bf16, aio={"block_size": 1024})
         config = scratch_config(SMALL, 35, 0, 13)
-        trained = build(
-            FAMILIES["gpt2"], config, initialized(FAMILIES["gpt2"], config, 5), ds_config, OPTIMIZERS[name], CUT, "sdpa"
-        )
+        trained = built(config, ds_config, OPTIMIZERS[name], CUT)
         undisturbed = steps(trained, 0, 3)
         with saved_from_disk(trained.engine):
             trained.engine.save_checkpoint(str(directory / str(number)), tag="here", save_latest=False)
@@ -209,7 +206,7 @@ def go_on(directory, ways) -> dict:
         undisturbed += steps(trained, 3, 6)
         trained.close()
         source = read_zero_checkpoint(directory / str(number) / "here")
-        trained = build(FAMILIES["gpt2"], config, source.state, ds_config, OPTIMIZERS[name], CUT, "sdpa", source.optimizer)
+        trained = built(config, ds_config, OPTIMIZERS[name], CUT, source)
         found[way] = (undisturbed, steps(trained, 3, 6), {key for kept in source.optimizer.values() for key in kept})
         trained.close()
     return found
@@ -245,7 +242,7 @@ def build_unaligned(directory) -> str:
     zero = {"stage": 3, "offload_optimizer": {"device": "nvme", "nvme_path": str(directory)}}
     ds_config = engine_config(zero, 2, aio={"block_size": 1024})
     with pytest.raises(UserError) as refusal:
-        build(FAMILIES["gpt2"], config, initialized(FAMILIES["gpt2"], config, 5), ds_config, OPTIMIZERS["adamw"], CUT, "sdpa")
+        built(config, ds_config, OPTIMIZERS["adamw"], CUT)
     return str(refusal.value)
 
 

@@ -11,7 +11,7 @@ from pipeline.recipe import CheckpointingConfig
 from pipeline.recipe.growth import AddedConfig
 from pipeline.training.directory.checkpoints import Checkpoints, TrainState
 from pipeline.training.engine import build
-from tests.distributed.engines import engine_config, train_step
+from tests.distributed.engines import SEED, drawn_batches, engine_config, train_step
 from tests.distributed.test_freezing import GROUPS, LAYERS, LENGTH, OPTIMIZER, PER_BLOCK, VOCAB, model_config
 
 FAMILY = FAMILIES["gpt2"]
@@ -43,9 +43,7 @@ FEW = ["zero1", "zero3"]
 
 
 def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
-    generator = torch.Generator().manual_seed(13)
-    draw = torch.randint(0, VOCAB, (len(DEPTHS), 2, BATCH, LENGTH), generator=generator)
-    return [(inputs, labels) for inputs, labels in draw]
+    return drawn_batches(13, len(DEPTHS), BATCH, LENGTH, VOCAB)
 
 
 def ds_config(layout: str, accumulation: int) -> dict:
@@ -103,7 +101,7 @@ def walk(folder, layout: str, begin: int, end: int, mixed: bool, depths=DEPTHS, 
     saved = checkpoints.newest_whole()
     config = model_config("gpt2", True)
     if saved is None:
-        state = initialized(FAMILY, config, 5)
+        state = initialized(FAMILY, config, SEED)
         kept = mixed_state(state) if mixed else None
     else:
         source = checkpoints.open(saved)
@@ -119,7 +117,8 @@ def walk(folder, layout: str, begin: int, end: int, mixed: bool, depths=DEPTHS, 
     return losses, trained
 
 
-def close(walked):
+def close(walked) -> list[float]:
+    """Return the losses of a walk, whose engine is ended."""
     losses, trained = walked
     trained.close()
     return losses

@@ -157,9 +157,8 @@ def test_a_run_that_is_resumed_on_a_gpu_has_the_uninterrupted_ones_losses(
 
 
 STEPS = """
-import sys, tempfile
+import sys
 from contextlib import nullcontext
-from pathlib import Path
 
 import torch
 
@@ -169,8 +168,7 @@ from tests.waits import unwaiting
 
 distributed.join()
 for family in ("gpt2", "bert"):
-    with tempfile.TemporaryDirectory() as directory:
-        made = trainer(Path(directory), family, int(sys.argv[1]))
+    with trainer(family, int(sys.argv[1])) as made:
         for _ in range(3):
             take_step(made)
             made.steps.judge()
@@ -179,8 +177,6 @@ for family in ("gpt2", "bert"):
             take_step(made)
             take_step(made)
         made.steps.judge()
-        made.steps.wait_for_reader()
-        made._model.close()
 """
 
 

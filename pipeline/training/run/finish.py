@@ -16,7 +16,7 @@ from pipeline.growth.huggingface_sink import write_huggingface
 from pipeline.growth.integrity import digests_of
 from pipeline.growth.probe import elements
 from pipeline.growth.state import Source
-from pipeline.growth.tokenizer_length import write_tokenizer_length
+from pipeline.growth.tokenizer_beside import write_tokenizer_length
 from pipeline.report.card import CARD, known_of_run, model_card
 from pipeline.runs.records import FileRecord, LedgerRecord, SpeedRecord, SummaryRecord
 from pipeline.runs.steps import missing_steps

@@ -9,21 +9,16 @@ from pipeline.data.batches import Batch, Batches, Corpus, PackedBatches, Unpacke
 from pipeline.data.blend import BLOCK
 from pipeline.data.examples import WindowExamples
 from pipeline.data.objectives import IGNORED, CausalObjective, MaskedObjective
-from pipeline.data.windows import Windows
 from tests.shards import MemoryShard
 
 LENGTH = 8
 MASKED = MaskedObjective(LENGTH, 100_000, 2, 4, (0, 1, 2, 3, 4))
 
 
-def examples(shard, objective, within_documents=False):
-    return WindowExamples(Windows([shard], *objective.window), objective, within_documents=within_documents)
-
-
 def corpus(name, weight, windows, first, objective):
     """Its tokens say which corpus and which window they are from."""
     tokens = np.arange(first, first + windows * objective.window[1] + 1)
-    return Corpus(name, weight, examples(MemoryShard(tokens), objective))
+    return Corpus(name, weight, WindowExamples([MemoryShard(tokens)], objective, within_documents=False))
 
 
 def last_tokens(batch):
@@ -78,9 +73,8 @@ def test_held_out_windows_of_one_corpus_keep_their_order_and_their_masks():
 def test_documents_come_with_a_batch_that_keeps_them_apart():
     shard = MemoryShard(np.arange(100), starts=[0, 3, 5, 40])
     for objective, first in [(CausalObjective(LENGTH), [0, 0, 0, 1, 1, 2, 2, 2]), (MASKED, [0, 0, 0, 0, 1, 1, 2, 2])]:
-        apart, together = (
-            Batches([Corpus("a", 1.0, examples(shard, objective, apart))], 1).heldout(np.arange(2)) for apart in (True, False)
-        )
+        examples = (WindowExamples([shard], objective, within_documents=apart) for apart in (True, False))
+        apart, together = (Batches([Corpus("a", 1.0, each)], 1).heldout(np.arange(2)) for each in examples)
         assert apart.inputs(torch.device("cpu"))["documents"].tolist() == [first, [0] * 8]
         assert together.inputs(torch.device("cpu")).keys() == {"input_ids"}
         assert torch.equal(together.input_ids, apart.input_ids) and torch.equal(together.labels, apart.labels)

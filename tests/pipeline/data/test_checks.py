@@ -3,7 +3,9 @@
 import hashlib
 import json
 import os
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,11 +17,13 @@ from data_prep.storage import block_digests as blocks
 from data_prep.storage.block_digests import BLOCK
 from pipeline.common.errors import UserError
 from pipeline.common.files import file_digest, json_digest
+from pipeline.data import checks
 from pipeline.data.checks import CheckedFile, DataChecks
 from pipeline.data.corpora import open_batches
+from pipeline.data.examples import Windows
 from pipeline.data.objectives import CausalObjective, MaskedObjective
 from pipeline.data.pairs import SentencePairs
-from pipeline.data.windows import Windows
+from tests.damages import IN_PLACE, flip, in_place
 from tests.shards import write_prepared
 
 A_BLOCK = BLOCK // 2
@@ -48,28 +52,23 @@ def folder(original, tmp_path):
     return shutil.copytree(original, tmp_path / "data")
 
 
-def look(folder, budget=1 << 30, corpora=("wiki", "books"), known=()):
+def look(folder, corpora=("wiki", "books"), known=(), part=0, parts=1):
     """What a run does before its first step."""
-    checks = DataChecks(PreparedData(folder), corpora)
-    checks.at_start(known, ("key",), budget)
-    return checks
+    looked = DataChecks(PreparedData(folder), corpora, part, parts)
+    looked.at_start(known, ("key",))
+    return looked
 
 
-def flip(path, place):
-    content = bytearray(path.read_bytes())
-    content[place] ^= 1
-    path.write_bytes(content)
+@pytest.fixture
+def sampled(monkeypatch):
+    """Compares no shard whole at the start."""
+    monkeypatch.setattr(checks, "COMPARED_AT_START", 0)
 
 
 def zero(path, begin, size):
     with open(path, "r+b") as file:
         file.seek(begin)
         file.write(bytes(size))
-
-
-def pipe(path):
-    path.unlink()
-    os.mkfifo(path)
 
 
 def swap(one, other):
@@ -104,61 +103,61 @@ def permute_lengths(lengths, offsets, starts):
     offsets[2] -= 14
 
 
-WIKI = "wiki-train-0"
-OF_IDS = {
-    "a bit of the first block": lambda d: flip(d / f"{WIKI}.bin", 3),
-    "a bit in the middle": lambda d: flip(d / f"{WIKI}.bin", 6 * BLOCK + 11),
-    "a bit of the last block": lambda d: flip(d / f"{WIKI}.bin", 12 * BLOCK + 5),
-    "a page of zeros": lambda d: zero(d / f"{WIKI}.bin", 6 * BLOCK + 4096, 4096),
-    "all zeros": lambda d: zero(d / f"{WIKI}.bin", 0, (d / f"{WIKI}.bin").stat().st_size),
-    "two shards' ids swapped": lambda d: swap(d / f"{WIKI}.bin", d / "wiki-train-1.bin"),
-    "two blocks swapped": lambda d: (d / f"{WIKI}.bin").write_bytes(
-        (content := (d / f"{WIKI}.bin").read_bytes())[:BLOCK]
-        + content[2 * BLOCK : 3 * BLOCK]
-        + content[BLOCK : 2 * BLOCK]
-        + content[3 * BLOCK :]
-    ),
-    "a link to another shard": lambda d: ((d / f"{WIKI}.bin").unlink(), (d / f"{WIKI}.bin").symlink_to("wiki-train-1.bin")),
-}
-OF_FILES = {
-    "ids cut off": (r"wiki-train-0\.bin", lambda d: os.truncate(d / f"{WIKI}.bin", 5 * BLOCK)),
-    "ids that go on": (r"wiki-train-0\.bin", lambda d: os.truncate(d / f"{WIKI}.bin", 20 * BLOCK)),
-    "ids gone": (r"wiki-train-0\.bin", lambda d: (d / f"{WIKI}.bin").unlink()),
-    "ids a link loop": (
-        r"wiki-train-0\.bin",
-        lambda d: ((d / f"{WIKI}.bin").unlink(), (d / f"{WIKI}.bin").symlink_to(f"{WIKI}.bin")),
-    ),
-    "ids a directory": (r"wiki-train-0\.bin", lambda d: ((d / f"{WIKI}.bin").unlink(), (d / f"{WIKI}.bin").mkdir())),
-    "an index cut off": (r"wiki-train-0\.idx", lambda d: os.truncate(d / f"{WIKI}.idx", 300)),
-    "an empty index": (r"wiki-train-0\.idx", lambda d: os.truncate(d / f"{WIKI}.idx", 0)),
-    "another shard's index": (r"wiki-train-0\.", lambda d: shutil.copy(d / "books-train-0.idx", d / f"{WIKI}.idx")),
-    "another type of ids": (r"wiki-train-0\.idx", lambda d: flip_type(d / f"{WIKI}.idx")),
-    "offsets elsewhere": (r"wiki-train-0\.idx", lambda d: rewrite_index(d / f"{WIKI}.idx", move_offsets)),
-    "documents elsewhere": (r"wiki-train-0\.idx", lambda d: rewrite_index(d / f"{WIKI}.idx", move_documents)),
-    "other lengths": (r"wiki-train-0\.idx", lambda d: rewrite_index(d / f"{WIKI}.idx", permute_lengths)),
-    "held-out ids": (r"books-heldout-0\.bin", lambda d: flip(d / "books-heldout-0.bin", 7)),
-    "digests of blocks": (r"wiki-train-0\.blocks", lambda d: flip(d / f"{WIKI}.blocks", 40)),
-    "digests of blocks cut off": (r"wiki-train-0\.blocks", lambda d: os.truncate(d / f"{WIKI}.blocks", 16)),
-    "digests of blocks gone": (r"wiki-train-0\.blocks", lambda d: (d / f"{WIKI}.blocks").unlink()),
-    "counts of ids": (r"unigrams\.npy", lambda d: flip(d / "shards" / "wiki" / "unigrams.npy", -8 * 50)),
-    "counts of ids gone": (r"unigrams\.npy", lambda d: (d / "shards" / "wiki" / "unigrams.npy").unlink()),
-    "digests of blocks a pipe": (r"wiki-train-0\.blocks", lambda d: pipe(d / f"{WIKI}.blocks")),
-    "ids a pipe": (r"wiki-train-0\.bin", lambda d: pipe(d / f"{WIKI}.bin")),
-    "an index a pipe": (r"wiki-train-0\.idx", lambda d: pipe(d / f"{WIKI}.idx")),
-    "counts of ids a pipe": (r"unigrams\.npy", lambda d: pipe(d / "shards" / "wiki" / "unigrams.npy")),
-    "the tokenizer a directory": (
-        r"vocab\.txt",
-        lambda d: ((d / "tokenizer" / "vocab.txt").unlink(), (d / "tokenizer" / "vocab.txt").mkdir()),
-    ),
-    "the tokenizer": (r"vocab\.txt", lambda d: flip(d / "tokenizer" / "vocab.txt", -1)),
-}
-
-
 def flip_type(path):
     content = bytearray(path.read_bytes())
     assert content[17] == 8
     content[17] = 3  # int16, of the same size
     path.write_bytes(content)
+
+
+def swap_blocks(path):
+    content = path.read_bytes()
+    path.write_bytes(content[:BLOCK] + content[2 * BLOCK : 3 * BLOCK] + content[BLOCK : 2 * BLOCK] + content[3 * BLOCK :])
+
+
+def cut(size):
+    return lambda path: os.truncate(path, size)
+
+
+WIKI = "wiki-train-0"
+OF_IDS = {
+    "a bit of the first block": lambda ids: flip(ids, 3),
+    "a bit in the middle": lambda ids: flip(ids, 6 * BLOCK + 11),
+    "a bit of the last block": lambda ids: flip(ids, 12 * BLOCK + 5),
+    "a page of zeros": lambda ids: zero(ids, 6 * BLOCK + 4096, 4096),
+    "all zeros": lambda ids: zero(ids, 0, ids.stat().st_size),
+    "two shards' ids swapped": lambda ids: swap(ids, ids.with_name("wiki-train-1.bin")),
+    "two blocks swapped": swap_blocks,
+    "a link to another shard": in_place(lambda ids: ids.symlink_to("wiki-train-1.bin")),
+}
+"""What may become of the ids of the first shard."""
+UNIGRAMS, VOCABULARY = "shards/wiki/unigrams.npy", "tokenizer/vocab.txt"
+OF_FILES = {
+    "ids cut off": (f"{WIKI}.bin", cut(5 * BLOCK)),
+    "ids that go on": (f"{WIKI}.bin", cut(20 * BLOCK)),
+    "ids gone": (f"{WIKI}.bin", Path.unlink),
+    "ids a link loop": (f"{WIKI}.bin", IN_PLACE["a link loop"]),
+    "ids a directory": (f"{WIKI}.bin", IN_PLACE["a directory"]),
+    "ids a pipe": (f"{WIKI}.bin", IN_PLACE["a pipe"]),
+    "an index cut off": (f"{WIKI}.idx", cut(300)),
+    "an empty index": (f"{WIKI}.idx", cut(0)),
+    "an index a pipe": (f"{WIKI}.idx", IN_PLACE["a pipe"]),
+    "another shard's index": (f"{WIKI}.idx", lambda path: shutil.copy(path.with_name("books-train-0.idx"), path)),
+    "another type of ids": (f"{WIKI}.idx", flip_type),
+    "offsets elsewhere": (f"{WIKI}.idx", lambda path: rewrite_index(path, move_offsets)),
+    "documents elsewhere": (f"{WIKI}.idx", lambda path: rewrite_index(path, move_documents)),
+    "other lengths": (f"{WIKI}.idx", lambda path: rewrite_index(path, permute_lengths)),
+    "held-out ids": ("books-heldout-0.bin", lambda path: flip(path, 7)),
+    "digests of blocks": (f"{WIKI}.blocks", lambda path: flip(path, 40)),
+    "digests of blocks cut off": (f"{WIKI}.blocks", cut(16)),
+    "digests of blocks gone": (f"{WIKI}.blocks", Path.unlink),
+    "digests of blocks a pipe": (f"{WIKI}.blocks", IN_PLACE["a pipe"]),
+    "counts of ids": (UNIGRAMS, lambda path: flip(path, -8 * 50)),
+    "counts of ids gone": (UNIGRAMS, Path.unlink),
+    "counts of ids a pipe": (UNIGRAMS, IN_PLACE["a pipe"]),
+    "the tokenizer": (VOCABULARY, lambda path: flip(path, -1)),
+    "the tokenizer a directory": (VOCABULARY, IN_PLACE["a directory"]),
+}
 
 
 def edit(folder, change, *, sign=False):
@@ -182,26 +181,28 @@ OF_THE_MANIFEST = {
 
 
 def test_what_did_not_change_is_taken(folder):
-    checks = look(folder)
-    assert (checks.left, checks.remarks) == ([], []) and len(checks.whole) == 5 * 3 + 2 + 1
+    checked = look(folder)
+    assert (checked.left, checked.remarks) == ([], []) and len(checked.whole) == 5 * 3 + 2 + 1
     assert damaged(PreparedData(folder)) == []
 
 
 @pytest.mark.parametrize("kind", OF_IDS)
 def test_changed_ids_are_found_by_the_first_look_where_there_is_room_to_compare_them(folder, kind):
-    OF_IDS[kind](folder)
+    OF_IDS[kind](folder / f"{WIKI}.bin")
     with pytest.raises(UserError, match=r"wiki-train-[01]\.bin: bytes [\d,]+ to [\d,]+ are not those that were prepared"):
         look(folder)
     assert damaged(PreparedData(folder))
 
 
 @pytest.mark.parametrize("kind", OF_FILES)
-@pytest.mark.parametrize("room", [0, 1 << 30], ids=["sampled", "whole"])
-def test_other_changed_files_are_found_by_the_first_look_at_any_size(folder, kind, room):
-    name, change = OF_FILES[kind]
-    change(folder)
-    with pytest.raises(UserError, match=name):
-        look(folder, room)
+@pytest.mark.parametrize("compared", [0, 1 << 30], ids=["sampled", "whole"])
+def test_other_changed_files_are_found_by_the_first_look_at_any_size(folder, kind, compared, monkeypatch):
+    monkeypatch.setattr(checks, "COMPARED_AT_START", compared)
+    file, change = OF_FILES[kind]
+    change(folder / file)
+    # An index may be said to be wrong by its ids.
+    with pytest.raises(UserError, match=re.escape(Path(file).stem)):
+        look(folder)
 
 
 @pytest.mark.parametrize("kind", OF_THE_MANIFEST)
@@ -220,9 +221,9 @@ def test_a_changed_manifest_is_refused(folder, kind):
         lambda path: path.write_bytes(b"\xff\xfe{}"),
         lambda path: path.write_bytes(b""),
         lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | {"digest": 7})),
-        lambda path: (path.unlink(), path.symlink_to(MANIFEST)),
-        lambda path: (path.unlink(), path.mkdir()),
-        pipe,
+        IN_PLACE["a link loop"],
+        IN_PLACE["a directory"],
+        IN_PLACE["a pipe"],
     ],
     ids=["cut off", "a list", "deep", "no text", "empty", "a number as digest", "a link loop", "a directory", "a pipe"],
 )
@@ -250,7 +251,7 @@ SEEN_WHEN_READ = [kind for kind in OF_IDS if kind not in ("a bit of the first bl
 def test_a_block_is_compared_before_its_first_use(folder, kind):
     data = PreparedData(folder)
     shard = data.open(data.corpora[0], TRAIN)[0]
-    OF_IDS[kind](folder)
+    OF_IDS[kind](folder / f"{WIKI}.bin")
     whole = [np.fromfile(folder / f"{WIKI}.bin", np.uint16), np.fromfile(bin_path(folder / WIKI), np.uint16)]
     refused = 0
     for begin in range(0, shard.size - LENGTH, 5 * LENGTH):
@@ -268,18 +269,18 @@ def test_a_block_is_compared_before_its_first_use(folder, kind):
 
 
 @pytest.mark.parametrize("kind", OF_IDS)
+@pytest.mark.usefixtures("sampled")
 def test_what_the_first_look_passes_over_is_found_when_the_rest_is_compared(folder, kind):
-    OF_IDS[kind](folder)
-    checks = DataChecks(PreparedData(folder), ("wiki",))
+    OF_IDS[kind](folder / f"{WIKI}.bin")
     try:
-        checks.at_start((), ("key",), budget=0)
+        checked = look(folder, ("wiki",))
     except UserError as error:
         # A sample may find it, and must where it holds the head and the tail.
         assert "wiki-train" in str(error)
         return
     assert kind in ("a bit in the middle", "a page of zeros", "two blocks swapped")
     found = []
-    for file in checks.left:
+    for file in checked.left:
         try:
             file.compare()
         except UserError as error:
@@ -287,17 +288,18 @@ def test_what_the_first_look_passes_over_is_found_when_the_rest_is_compared(fold
     assert len(found) == 1 and "wiki-train-0.bin: bytes" in found[0]
 
 
+@pytest.mark.usefixtures("sampled")
 def test_head_and_tail_are_among_what_is_sampled(folder):
     for kind in ("a bit of the first block", "a bit of the last block"):
         other = shutil.copytree(folder, folder.with_name(kind))
-        OF_IDS[kind](other)
+        OF_IDS[kind](other / f"{WIKI}.bin")
         with pytest.raises(UserError, match=r"wiki-train-0\.bin: bytes"):
-            look(other, budget=0)
+            look(other)
 
 
 def test_what_was_compared_is_not_read_again_while_the_process_lives(folder, monkeypatch):
     data = PreparedData(folder)
-    DataChecks(data, ("wiki", "books")).at_start((), (), 1 << 30)
+    DataChecks(data, ("wiki", "books")).at_start((), ())
     monkeypatch.setattr("data_prep.storage.block_digests._digest", lambda block: pytest.fail("hashed again"))
     data.open(data.corpora[0], TRAIN)[0].read(6 * A_BLOCK, 7 * A_BLOCK)
 
@@ -338,22 +340,19 @@ def test_a_file_that_is_known_is_still_compared_when_it_is_read(folder):
     flip(path, 6 * BLOCK)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     data = PreparedData(folder)
-    DataChecks(data, ("wiki",)).at_start(set(known), (), 1 << 30)
+    DataChecks(data, ("wiki",)).at_start(set(known), ())
     with pytest.raises(UserError, match=r"wiki-train-0\.bin: bytes 393,216 to 458,752"):
         data.open(data.corpora[0], TRAIN)[0].read(6 * A_BLOCK, 6 * A_BLOCK + 1)
 
 
 def test_processes_share_the_files_and_one_of_them_meets_the_damage(folder):
-    shares = [DataChecks(PreparedData(folder), ("wiki", "books"), part, 3) for part in range(3)]
-    for checks in shares:
-        checks.at_start((), (), 1 << 30)
-    paths = [found.path for checks in shares for found in checks.whole]
+    paths = [found.path for part in range(3) for found in look(folder, part=part, parts=3).whole]
     assert len(paths) == len(set(paths)) == len(look(folder).whole)
-    OF_IDS["a bit in the middle"](folder)
+    OF_IDS["a bit in the middle"](folder / f"{WIKI}.bin")
     met = 0
     for part in range(3):
         try:
-            DataChecks(PreparedData(folder), ("wiki", "books"), part, 3).at_start((), (), 1 << 30)
+            look(folder, part=part, parts=3)
         except UserError:
             met += 1
     assert met == 1
@@ -380,16 +379,16 @@ def as_earlier_versions_wrote_it(folder):
 
 
 @pytest.mark.parametrize("kind", OF_IDS)
-def test_a_folder_of_an_earlier_version_is_compared_by_whole_files(folder, kind):
+def test_a_folder_of_an_earlier_version_is_compared_by_whole_files(folder, kind, monkeypatch):
     as_earlier_versions_wrote_it(folder)
-    checks = look(folder)
-    assert checks.left == [] and len(checks.remarks) == 2 and "earlier version" in checks.remarks[0]
-    OF_IDS[kind](folder)
+    checked = look(folder)
+    assert checked.left == [] and len(checked.remarks) == 2 and "earlier version" in checked.remarks[0]
+    OF_IDS[kind](folder / f"{WIKI}.bin")
     with pytest.raises(UserError, match=r"wiki-train-[01]\.bin: its bytes are not those that were prepared"):
         look(folder)
-    checks = look(folder, budget=0)
+    monkeypatch.setattr(checks, "COMPARED_AT_START", 0)
     with pytest.raises(UserError, match=r"wiki-train-[01]\.bin: its bytes are not those"):
-        for file in checks.left:
+        for file in look(folder).left:
             file.compare()
 
 

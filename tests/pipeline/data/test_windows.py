@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from data_prep.shards import idx_path
-from pipeline.data.windows import Windows
+from pipeline.data.examples import Windows
 from tests.shards import MemoryShard, write_shard
 
 

@@ -1,6 +1,5 @@
 """Whatever may lie in the place of a checkpoint's file: a sentence that names it, and nothing that waits or hangs."""
 
-import os
 import shutil
 
 import pytest
@@ -9,42 +8,8 @@ from pipeline.common.errors import UserError
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.sources import open_source, preview_source
 from pipeline.growth.zero_files import TAG, write_zero3
+from tests.damages import IN_PLACE
 from tests.pipeline.growth.models import small_model
-
-
-def as_directory(path):
-    path.mkdir()
-
-
-def as_link_loop(path):
-    path.symlink_to(path.name)
-
-
-def as_link_to_nothing(path):
-    path.symlink_to("nowhere")
-
-
-def as_pipe(path):
-    os.mkfifo(path)
-
-
-def as_empty(path):
-    path.touch()
-
-
-def as_bytes(path):
-    path.write_bytes(bytes(range(128, 256)) * 9)
-
-
-def as_text(path):
-    path.write_text("{[\n" * 9)
-
-
-def as_link_to_a_device(path):
-    path.symlink_to("/dev/zero")
-
-
-DAMAGES = (as_directory, as_link_loop, as_link_to_nothing, as_pipe, as_empty, as_bytes, as_text, as_link_to_a_device)
 
 OURS = {
     "latest": "latest",
@@ -85,7 +50,7 @@ def refused(open_, path) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", IN_PLACE)
 @pytest.mark.parametrize(
     ("theirs", "file"),
     [*((False, file) for file in OURS.values()), *((True, file) for file in THEIRS.values())],
@@ -95,21 +60,19 @@ def test_it_is_one_sentence_that_names_the_file(ours, tmp_path, theirs, file, da
     if theirs:
         as_theirs(tmp_path / "copy")
     assert open_source(tmp_path / "copy").state
-    (tmp_path / "copy" / file).unlink()
-    damage(tmp_path / "copy" / file)
+    IN_PLACE[damage](tmp_path / "copy" / file)
     for open_ in (open_source, preview_source):
         assert str(tmp_path / "copy" / file) in refused(open_, tmp_path / "copy")
 
 
 @pytest.mark.parametrize("file", ["progress", "digests"])
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", IN_PLACE)
 def test_calling_it_foreign_hides_no_damage(ours, tmp_path, file, damage):
     shutil.copytree(ours, tmp_path / "copy")
     path = tmp_path / "copy" / OURS[file]
     if file == "progress":
         (tmp_path / "copy" / OURS["digests"]).unlink()
-    path.unlink()
-    damage(path)
+    IN_PLACE[damage](path)
     assert str(path) in refused(lambda place: open_source(place, untrusted=True), tmp_path / "copy")
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, graph_of, held_by, sizes_of, target_config
-from pipeline.growth import streaming
+from pipeline.growth import huggingface_sink, streaming
 from pipeline.growth.huggingface import MappedTensor, open_huggingface
 from pipeline.growth.huggingface_sink import write_huggingface
 from pipeline.growth.plan import plan_growth
@@ -40,12 +40,13 @@ def state_of(model):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_from_pretrained_loads_what_was_written(tmp_path, tiny_model, family, tied, dtype, sharded):
+def test_from_pretrained_loads_what_was_written(tmp_path, tiny_model, family, tied, dtype, sharded, monkeypatch):
     model = tiny_model(family, tied=tied)
     state = state_of(model)
     told = []
-    shard_bytes = 20_000 * dtype.itemsize // 2 if sharded else 5 << 30
-    write_huggingface(tmp_path, model.config, state, dtype, max_shard_bytes=shard_bytes, progress=told.append)
+    if sharded:
+        monkeypatch.setattr(huggingface_sink, "MAX_SHARD_BYTES", 20_000 * dtype.itemsize // 2)
+    write_huggingface(tmp_path, model.config, state, dtype, progress=told.append)
     assert (tmp_path / "model.safetensors.index.json").exists() == sharded
     loaded, info = FAMILIES[family].model_class.from_pretrained(tmp_path, dtype="auto", output_loading_info=True)
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
@@ -71,9 +72,10 @@ def test_the_files_hold_what_save_pretrained_writes(tmp_path, tiny_model):
     assert theirs == ours
 
 
-def test_what_was_written_is_read_back(tmp_path, tiny_model):
+def test_what_was_written_is_read_back(tmp_path, tiny_model, monkeypatch):
+    monkeypatch.setattr(huggingface_sink, "MAX_SHARD_BYTES", 50_000)
     model = tiny_model("bert")
-    write_huggingface(tmp_path, model.config, state_of(model), torch.float64, max_shard_bytes=50_000)
+    write_huggingface(tmp_path, model.config, state_of(model), torch.float64)
     state = open_huggingface(tmp_path).state
     for name, parameter in model.named_parameters():
         assert torch.equal(state[name].rows(0, parameter.shape[0]), parameter), name

@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer
 
-from pipeline.growth.tokenizer_length import write_tokenizer_length
+from pipeline.growth.tokenizer_beside import write_tokenizer_length
 from tests.pipeline.growth.models import small_model
 
 TEXT = "ab [MASK] Ab\n b [SEP] a"

@@ -1,7 +1,6 @@
 """What is no model that can be grown is refused by what it is, with what to do; a stale quantization is said."""
 
 import json
-import os
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from pipeline.common.errors import UserError
 from pipeline.growth.sources import open_source, preview_source
+from tests.damages import IN_PLACE
 from tests.pipeline.growth.directories import as_bin, describe, in_shards, rewrite
 from tests.pipeline.growth.models import offline, small_model
 
@@ -211,32 +211,7 @@ def test_views_parameters_and_strides_are_read_as_they_are(saved):
         assert torch.equal(rows, tensors[name].detach()) and not rows.requires_grad, name
 
 
-def in_place(make):
-    """A way to spoil a file: something else of its name."""
-
-    def spoil(path):
-        path.unlink()
-        make(path)
-
-    return spoil
-
-
-DIRECTORY, LOOP, DANGLING, PIPE, SOCKET, EMPTY, NOISE = (
-    in_place(make)
-    for make in (
-        lambda path: path.mkdir(),
-        lambda path: path.symlink_to(path.name),
-        lambda path: path.symlink_to("nowhere"),
-        os.mkfifo,
-        lambda path: os.mknod(path, 0o140644),
-        lambda path: path.write_bytes(b""),
-        lambda path: path.write_bytes(bytes(range(256)) * 8),
-    )
-)
-SPOILT = [DIRECTORY, LOOP, DANGLING, PIPE, SOCKET, EMPTY, NOISE]
-
-
-@pytest.mark.parametrize("spoil", SPOILT)
+@pytest.mark.parametrize("spoil", IN_PLACE)
 @pytest.mark.parametrize(
     ("form", "name"),
     [
@@ -256,16 +231,16 @@ def test_a_file_that_is_none_or_holds_nothing_is_refused_by_name(saved, form, na
         in_shards(saved, index=form == "two")
     if form == "adapter":
         (saved / name).write_text("{}")
-    spoil(saved / name)
+    IN_PLACE[spoil](saved / name)
     for open in (open_source, preview_source):
         assert refusal(saved, open).startswith(f"{saved / name}: ")
 
 
-@pytest.mark.parametrize("spoil", [DIRECTORY, LOOP, DANGLING, PIPE])
+@pytest.mark.parametrize("spoil", ["a directory", "a link loop", "a link to nothing", "a pipe"])
 @pytest.mark.parametrize("name", ["tokenizer.json", "generation_config.json", "vocab.txt"])
 def test_a_file_beside_the_weights_that_is_none_is_refused_before_anything_is_computed(saved, tmp_path, name, spoil):
     (saved / name).write_text("{}")
-    spoil(saved / name)
+    IN_PLACE[spoil](saved / name)
     for preview in (True, False):
         with pytest.raises(UserError, match=rf"{name}: .*; copy it again, or remove it"):
             offline(saved, tmp_path / "out", preview=preview)

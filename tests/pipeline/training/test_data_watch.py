@@ -11,16 +11,19 @@ from data_prep.manifest import PreparedData
 from data_prep.storage.block_digests import BLOCK
 from pipeline.common.errors import UserError
 from pipeline.common.heartbeat import watched_by
+from pipeline.data import checks
 from pipeline.data.checks import CheckedFile, DataChecks
 from pipeline.training import distributed
 from pipeline.training.loop.data_watch import DamagedDataError, DataWatch, Remembered
-from tests.pipeline.data.test_checks import WIKI, as_earlier_versions_wrote_it, documents, flip
+from tests.damages import flip
+from tests.pipeline.data.test_checks import WIKI, as_earlier_versions_wrote_it, documents
 from tests.shards import write_prepared
 
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch):
-    """One rank that needs no others."""
+    """One rank that needs no others, and compares no shard whole at the start."""
+    monkeypatch.setattr(checks, "COMPARED_AT_START", 0)
     monkeypatch.setattr(distributed, "on_every_rank", lambda work: work())
     monkeypatch.setattr(distributed, "total", lambda *values: list(values))
 
@@ -31,11 +34,11 @@ def folder(tmp_path):
     return write_prepared(tmp_path, {"wiki": ([documents(1, 3)], [documents(2, 1)])}).directory
 
 
-def watch(folder, *, budget=0, remembered=None):
+def watch(folder, *, remembered=None):
     remembered = remembered or Remembered.read(folder / "checked.json")
-    checks = DataChecks(PreparedData(folder), ("wiki",))
-    checks.at_start(remembered.files, ("key",), budget)
-    return DataWatch(checks, folder / "checked.json", remembered)
+    looked = DataChecks(PreparedData(folder), ("wiki",))
+    looked.at_start(remembered.files, ("key",))
+    return DataWatch(looked, folder / "checked.json", remembered)
 
 
 def seen(watched, step=7):
