@@ -112,7 +112,7 @@ Dtype = Literal["fp32", "float32", "float", "bf16", "bfloat16", "fp16", "float16
 
 
 MONITORS = ("tensorboard", "wandb", "csv_monitor", "comet")
-"""Sections that say where a run's curves go; each is a module of its name in `pipeline.training.monitoring`."""
+"""Sections that say where a run's curves go; each has an entry in `pipeline/deepspeed/monitors.py`."""
 
 
 class _Judged(StrictModel):

@@ -14,7 +14,7 @@ from pipeline.common.errors import UserError, one_line
 from pipeline.deepspeed.config import SECTIONS as DEEPSPEED_SECTIONS
 from pipeline.deepspeed.config import dtype_named, refusal
 from pipeline.deepspeed.kernels import compiles_async_io
-from pipeline.deepspeed.monitors import monitor_of
+from pipeline.deepspeed.monitors import MONITORS
 from pipeline.recipe import AUTO, Recipe, ds_file, read_ds_config
 from pipeline.training.monitoring.monitors import resolve_monitors, without_monitors
 from pipeline.training.toolchain import check_toolchain, reach_ninja
@@ -168,7 +168,7 @@ def rounds_alike(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_sections(config: dict[str, Any], origin: str) -> None:
     """Let DeepSpeed's own models judge their sections, and put what they read there in the place of what was written."""
-    monitors = {section: monitor_of(section).settings for section in ds_file.MONITORS}
+    monitors = {section: MONITORS[section].settings for section in ds_file.MONITORS}
     for section, model in (DEEPSPEED_SECTIONS | monitors).items():
         written = _section(config, section)
         if not isinstance(written, dict):

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.common.errors import UserError, is_full_disk, one_line
-from pipeline.deepspeed.monitors import monitor_of
-from pipeline.deepspeed.monitors.monitor import EVAL, TRAIN, Monitor
+from pipeline.deepspeed.monitors import EVAL, MONITORS, TRAIN, Monitor
 from pipeline.recipe import ds_file
 from pipeline.runs.records import ROUTER_KEYS
 from pipeline.training import distributed
@@ -32,7 +31,7 @@ def resolve_monitors(config: dict[str, Any], run_dir: Path, origin: str) -> None
     Raises UserError, which begins with `origin`, for a section that is enabled and needs a package that is not installed.
     """
     for section in ds_file.MONITORS:
-        kind = monitor_of(section)
+        kind = MONITORS[section]
         settings = config.get(section, {})
         if not settings.get("enabled"):
             continue
@@ -69,7 +68,7 @@ class Monitors:
         def work() -> None:
             for section in ds_file.MONITORS:
                 if ds_config.get(section, {}).get("enabled"):
-                    monitors.append(_opened(monitor_of(section), ds_config[section], run_dir))
+                    monitors.append(_opened(MONITORS[section], ds_config[section], run_dir))
             for monitor in monitors:
                 monitor.cut_back(step)
 

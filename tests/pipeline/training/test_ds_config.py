@@ -15,7 +15,7 @@ from deepspeed.runtime.config import DeepSpeedConfig
 
 from pipeline.common.errors import UserError
 from pipeline.deepspeed.config import SECTIONS
-from pipeline.deepspeed.monitors import monitor_of
+from pipeline.deepspeed.monitors import MONITORS as DEEPSPEED_MONITORS
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.recipe.ds_file import ABSENT, MONITORS, _DeepSpeedFile
 from pipeline.training import ds_config
@@ -186,7 +186,7 @@ def keys() -> list[tuple[str, ...]]:
     found = [(name,) for name in _DeepSpeedFile.model_fields]
     for name, field in _DeepSpeedFile.model_fields.items():
         found += [(name, key) for key in getattr(field.annotation, "model_fields", ())]
-    for section, model in (SECTIONS | {name: monitor_of(name).settings for name in MONITORS}).items():
+    for section, model in (SECTIONS | {name: DEEPSPEED_MONITORS[name].settings for name in MONITORS}).items():
         found += [(*section.split("."), field.alias or name) for name, field in model.model_fields.items()]
     return found
 

@@ -4,7 +4,6 @@ import csv
 import importlib.util
 import json
 import resource
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
@@ -14,7 +13,7 @@ from pydantic import create_model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipeline.common.errors import UserError
-from pipeline.deepspeed.monitors.monitor import Event, Monitor
+from pipeline.deepspeed.monitors import MONITORS, Event, Monitor
 from pipeline.recipe import ds_file, load_recipe
 from pipeline.runs.records import ROUTER_KEYS
 from pipeline.training import distributed
@@ -162,8 +161,8 @@ class InMemory(Monitor):
         return SimpleNamespace(write_events=InMemory.told.extend)
 
 
-def test_another_monitor_is_a_module_of_its_own_and_a_name_in_a_list(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pipeline.deepspeed.monitors.memory", SimpleNamespace(MONITOR=InMemory))
+def test_another_monitor_is_a_class_and_its_section(tmp_path, monkeypatch):
+    monkeypatch.setitem(MONITORS, "memory", InMemory)
     monkeypatch.setattr(ds_file, "MONITORS", (*ds_file.MONITORS, "memory"))
     monkeypatch.setattr(distributed, "on_first_rank", lambda work: work())
     config = resolved(tmp_path, memory={"enabled": True})
