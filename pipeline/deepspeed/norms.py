@@ -5,8 +5,7 @@ parameter group under ZeRO 1 and 2, once under ZeRO 3, at each parameter without
 all gradients, and the optimizer learns on the device whether they are finite.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -82,13 +81,13 @@ def norm_of_step(engine: DeepSpeedEngine, before: torch.Tensor | float) -> torch
 
 def whole_norm(gradients: list[torch.Tensor]) -> torch.Tensor:
     """Return the norm over gradients that every rank holds whole."""
-    return _squares(gradients, [len(gradients)], torch.float32)[0].sqrt()
+    return _squares([gradients], torch.float32)[0].sqrt()
 
 
-def _squares(gradients: list[torch.Tensor], groups: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-    """Return the squared norms of gradients that lie in consecutive groups of so many, [groups]; 0 for one without any."""
-    squares = torch.stack(torch._foreach_norm(gradients, 2.0, dtype=dtype)).pow(2)
-    return torch.stack([group.sum() for group in squares.split(groups)])
+def _squares(groups: list[list[torch.Tensor]], dtype: torch.dtype) -> torch.Tensor:
+    """Return the squared norms of groups of gradients, [groups]; 0 for one without any."""
+    norms = torch._foreach_norm([gradient for group in groups for gradient in group], 2.0, dtype=dtype)
+    return torch.stack([group.sum() for group in torch.stack(norms).pow(2).split(list(map(len, groups)))])
 
 
 def _norm_of_groups(wrapper: DeepSpeedZeroOptimizer, norm_type: int = 2) -> torch.Tensor:
@@ -100,7 +99,7 @@ def _norm_of_groups(wrapper: DeepSpeedZeroOptimizer, norm_type: int = 2) -> torc
     if not any(groups):
         # One of many ranks, whose partition is padding alone.
         groups[0].append(torch.zeros(1, device=wrapper.device))
-    summed = _squares([gradient for group in groups for gradient in group], list(map(len, groups)), get_norm_dtype()).float()
+    summed = _squares(groups, get_norm_dtype()).float()
     dist.all_reduce(summed, group=wrapper.dp_process_group)
     return combine_grad_norm_groups(list(summed.sqrt().unbind()))
 
@@ -108,7 +107,7 @@ def _norm_of_groups(wrapper: DeepSpeedZeroOptimizer, norm_type: int = 2) -> torc
 def _norms_of_partitions(wrapper: DeepSpeedZeroOptimizer_Stage3) -> list[torch.Tensor]:
     """What `_get_norm_groups` of ZeRO 3 returns; it makes one infinite norm of any that is no number."""
     groups = [wrapper.averaged_gradients[number] for number in range(len(wrapper.fp16_groups))]
-    summed = _squares([gradient for group in groups for gradient in group], list(map(len, groups)), get_norm_dtype())
+    summed = _squares(groups, get_norm_dtype())
     dist.all_reduce(summed, group=wrapper._get_param_partition_group(wrapper.fp16_groups[0][0]))
     return list(summed.sqrt().unbind())
 
@@ -117,20 +116,13 @@ def _without_check(step: Callable[..., Any], module: Any) -> Callable[..., Any]:
     """Return a wrapper's `step` that goes on with any norm, since the optimizer decides."""
 
     def unchecked(*arguments: Any, **options: Any) -> Any:
-        with _taking_norms_as_finite(module):
+        original, module.is_invalid_grad_norm = module.is_invalid_grad_norm, lambda norm: False
+        try:
             return step(*arguments, **options)
+        finally:
+            module.is_invalid_grad_norm = original
 
     return unchecked
-
-
-@contextmanager
-def _taking_norms_as_finite(module: Any) -> Iterator[None]:
-    """Let one of DeepSpeed's modules take every norm for a number."""
-    original, module.is_invalid_grad_norm = module.is_invalid_grad_norm, lambda norm: False
-    try:
-        yield
-    finally:
-        module.is_invalid_grad_norm = original
 
 
 @torch.no_grad()

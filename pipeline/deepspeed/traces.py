@@ -36,18 +36,15 @@ class TraceCache:
         else:
             # The pass was not as recorded.
             self._recorded.pop(self._running, None)
-        self._running = self._way()
+        # What the order of modules depends on: the layers that run, and those that gradients go through.
+        depth, learns = len(self._model.get_submodule(self._layers)), (each.requires_grad for each in self._parameters)
+        self._running = depth, torch.is_grad_enabled(), tuple(learns)
         known = self._running in self._recorded
         modules, parameters = self._recorded.get(self._running, ([], []))
         self._set("submodule_order", modules)
         self._set("param_order", parameters)
         self._set("param_queue", deque(parameters))
         self._set("trace_mode", ZeRoTraceMode.COMPLETE if known else ZeRoTraceMode.RECORD)
-
-    def _way(self) -> Hashable:
-        """What the order of modules depends on: the layers that run, and those that gradients go through."""
-        depth = len(self._model.get_submodule(self._layers))
-        return depth, torch.is_grad_enabled(), tuple(parameter.requires_grad for parameter in self._parameters)
 
     def _get(self, name: str) -> Any:
         return getattr(self._coordinator, f"_PartitionedParameterCoordinator__{name}")

@@ -6,7 +6,8 @@ have neither, and lie in the model's files in the dtype that they were used in.
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,6 @@ RANK_MODEL_STATES = "zero_pp_rank_{rank}_mp_rank_00_model_states.pt"
 RANK_OPTIMIZER_STATES = "zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
 BF16 = "bf16_"
 """What some of DeepSpeed's optimizers write in front of that."""
-
-_AGAIN = "copy it again, or save it with that version"
 
 _OTHER_LAYOUTS = {
     re.compile(r".*mp_rank_(?!00)\d+_(model|optim)_states\.pt"): "tensor-parallel ranks",
@@ -58,10 +57,8 @@ def read_parameters(directory: Path) -> dict[str, Parameter]:
     path = directory / _MODEL_STATES
     if irregular(path) == MISSING:
         path = directory / RANK_MODEL_STATES.format(rank=0)
-    try:
+    with _known_layout(path, "a checkpoint"):
         held = _read_ranks(directory, path)
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{path}: not a checkpoint of DeepSpeed 0.19 ({type(error).__name__}: {error}); {_AGAIN}") from None
     for name, parameter in held.items():
         if parameter.end != math.prod(parameter.shape):
             raise UserError(
@@ -69,6 +66,18 @@ def read_parameters(directory: Path) -> dict[str, Parameter]:
                 f"has {math.prod(parameter.shape)}; copy the checkpoint again"
             )
     return held
+
+
+@contextmanager
+def _known_layout(path: Path, kind: str) -> Iterator[None]:
+    """Turn what reading a file of another layout raises into a UserError that names it."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        found = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"{path}: not {kind} of DeepSpeed 0.19 ({found}); copy it again, or save it with that version"
+        ) from None
 
 
 def _check_layout(directory: Path) -> None:
@@ -98,7 +107,7 @@ def _read_ranks(directory: Path, path: Path) -> dict[str, Parameter]:
     ranks, stages = int(model["dp_world_size"]), set[int]()
     for rank in range(ranks):
         file = _optimizer_file(directory, rank)
-        try:
+        with _known_layout(file, "an optimizer file"):
             saved = load(file)["optimizer_state_dict"]
             # One of DeepSpeed's ZeRO-1 optimizers leaves its stage out.
             of_stage, partitions = saved.get("zero_stage", 1), saved["partition_count"]
@@ -109,20 +118,13 @@ def _read_ranks(directory: Path, path: Path) -> dict[str, Parameter]:
                 _take_stage_3(held, shapes, saved, rank, ranks)
             else:
                 _take_stage_1_or_2(file, held, saved)
-        except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-            raise UserError(
-                f"{file}: not an optimizer file of DeepSpeed 0.19 ({type(error).__name__}: {error}); {_AGAIN}"
-            ) from None
     (stage,) = stages
     return held | _read_untrained(directory, model, held, ranks, stage) | _read_buffers(model)
 
 
 def _read_buffers(model: dict[str, Any]) -> dict[str, Parameter]:
     """Return the buffers that a model's files hold, which every rank has whole."""
-    found = {name: Parameter(model["module"][name].shape) for name in model["buffer_names"] if name in model["module"]}
-    for name, buffer in found.items():
-        buffer.add(model["module"][name].flatten(), 0, model["module"][name].numel(), {})
-    return found
+    return {name: Parameter.whole(model["module"][name]) for name in model["buffer_names"] if name in model["module"]}
 
 
 def _read_untrained(
@@ -133,11 +135,7 @@ def _read_untrained(
         # ZeRO-1 does not list them: they are among all the module's tensors, beside buffers and the trained ones.
         among = model.get("frozen_param_fragments") or model["module"]
         left_out = {*held, *model["buffer_names"], *model["shared_params"]}
-        found = {name: tensor for name, tensor in among.items() if name not in left_out}
-        untrained = {name: Parameter(tensor.shape) for name, tensor in found.items()}
-        for name, tensor in found.items():
-            untrained[name].add(tensor.flatten(), 0, tensor.numel(), {})
-        return untrained
+        return {name: Parameter.whole(tensor) for name, tensor in among.items() if name not in left_out}
     # Listed are those without a gradient when the checkpoint was written: an optimizer may have had them before.
     listed: Mapping[str, torch.Size] = model.get("frozen_param_shapes") or {}
     shapes = {name: shape for name, shape in listed.items() if name not in held}
@@ -199,8 +197,7 @@ def _read_whole(path: Path, model: dict[str, Any]) -> dict[str, Parameter]:
                 raise UserError(
                     f"{path}: tensor {name!r} is {weights.dtype}, without a float32 master; save it with ZeRO stage 1"
                 )
-            held[name] = Parameter(weights.shape)
-            held[name].add(weights.detach().flatten(), 0, weights.numel(), optimizer["state"].get(place, {}))
+            held[name] = Parameter.whole(weights, optimizer["state"].get(place, {}))
     return held | _read_buffers(model)
 
 

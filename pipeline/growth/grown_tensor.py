@@ -146,8 +146,8 @@ class GrownTensor:
                 following = run.next_layer or column.next_layer
                 if following not in read:
                     read[following] = self._read(self.following if following else self.own, run, first, last)
-                values = read[following]
-                _scaled(_columns(values, column), _row_scale(run, first, last), column.scale, columns)
+                scale = run.scale if isinstance(run.scale, float) else run.scale[first - run.start : last - run.start, None]
+                _scaled(_columns(read[following], column), scale, column.scale, columns)
                 if self._shrink != 1.0:
                     # W' = shrink pad(W) + I: where pad(W) is zero, above, I alone.
                     columns.mul_(self._shrink).add_(self._init.block(first, last, column.start, column.stop))
@@ -233,11 +233,6 @@ def _columns(values: torch.Tensor, run: IndexRun) -> torch.Tensor:
     if isinstance(run.indices, slice):
         return values[:, run.indices]
     return values.index_select(1, run.indices)  # several times as fast as indexing by a tensor
-
-
-def _row_scale(run: IndexRun, first: int, last: int) -> float | torch.Tensor:
-    """The scale of target rows [first, last) of a run, one a row where they differ."""
-    return run.scale if isinstance(run.scale, float) else run.scale[first - run.start : last - run.start, None]
 
 
 def _scaled(values: torch.Tensor, rows: float | torch.Tensor, columns: float | torch.Tensor, out: torch.Tensor) -> None:

@@ -29,7 +29,11 @@ def inspect(state: State, origin: str) -> str:
             for start, rows in _apart(row_chunks(tensor)):
                 # Both NaN and infinity reach the extremes, in one pass and without temporaries.
                 if not torch.isfinite(torch.stack(torch.aminmax(rows))).all():
-                    raise _not_finite(origin, name, start, rows)
+                    place = (~torch.isfinite(rows)).nonzero()[0].tolist()
+                    raise UserError(
+                        f"{origin}: tensor {name!r} holds {rows[tuple(place)].item()} at {[start + place[0], *place[1:]]}; the "
+                        "model is damaged or its training diverged, use an earlier checkpoint"
+                    )
                 digest.update(raw_bytes(rows))
                 meter.advance(rows.numel())
     return digest.hexdigest()
@@ -53,13 +57,3 @@ def inspect_optimizer(optimizer: OptimizerState, origin: str) -> str:
         for key, kept in entry.items()
     }
     return inspect(state, origin)
-
-
-def _not_finite(origin: str, name: str, start: int, rows: torch.Tensor) -> UserError:
-    place = (~torch.isfinite(rows)).nonzero()[0].tolist()
-    value = rows[tuple(place)].item()
-    place[0] += start
-    return UserError(
-        f"{origin}: tensor {name!r} holds {value} at {place}; the model is damaged or its training diverged, "
-        "use an earlier checkpoint"
-    )

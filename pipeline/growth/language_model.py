@@ -111,12 +111,8 @@ class LanguageModel:
         state = {**output.state, **head}
         tensors = self.family.graph(self.config).tensors()
         self._check_missing(directory, [name for name in tensors if name not in state])
-        remarks = [
-            *self._remarks(),
-            *([f"{', '.join(self.family.lm_head)}: {_MADE}"] if head else []),
-            *output.remarks,
-        ]
-        return {name: state[name] for name in tensors}, remarks
+        made = [f"{', '.join(self.family.lm_head)}: {_MADE}"] if head else []
+        return {name: state[name] for name in tensors}, [*self._remarks(), *made, *output.remarks]
 
     def _remarks(self) -> list[str]:
         said = []
@@ -151,17 +147,15 @@ class LanguageModel:
 
     def _check_missing(self, directory: Path, missing: list[str]) -> None:
         if missing:
+            of_pairs = () if self.family.pair_logits is None else (f"{self.family.pooler}.", "cls.seq_relationship.")
+            # Of heads that other classes of the family do not have.
+            of_a_head = self.family.of_head(missing[0]) or missing[0].startswith(of_pairs)
             raise UserError(
                 f"{directory}: tensor {missing[0]!r} is missing from the weights"
                 + (f", and {len(missing) - 1} more" if len(missing) > 1 else "")
                 + "; save the model again with save_pretrained"
-                + (", or name its own class in config.json as architectures" if self._of_a_head(missing[0]) else "")
+                + (", or name its own class in config.json as architectures" if of_a_head else "")
             )
-
-    def _of_a_head(self, name: str) -> bool:
-        """Whether a tensor is of a head that other classes of the family do not have."""
-        of_pairs = () if self.family.pair_logits is None else (f"{self.family.pooler}.", "cls.seq_relationship.")
-        return self.family.of_head(name) or name.startswith(of_pairs)
 
 
 def names_head(config: PretrainedConfig) -> bool:

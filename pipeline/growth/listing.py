@@ -94,15 +94,13 @@ def table(certificate: dict[str, Any], out: Path) -> str:
     measured = certificate["measured"]
     before, after = certificate["source"], certificate["target"]
     # Hugging Face's key for what the sizes call tied.
-    changed = [
-        f"{'tie_word_embeddings' if key == 'tied' else key} {before[key]} -> {after[key]}"
-        for key in before
-        if before[key] != after[key]
-    ]
+    named = {"tied": "tie_word_embeddings"}
+    changed = [f"{named.get(key, key)} {before[key]} -> {after[key]}" for key in before if before[key] != after[key]]
     changed += [f"{key} {value}" for key, value in after.items() if key not in before]
     changed += [reason["cause"] for reason in certificate["departures"] if reason["code"] == "context_changed"]
-    words = "" if before["vocab_size"] == after["vocab_size"] else ", over the source's vocabulary"
-    words = over_both(certificate) or words
+    words = over_both(certificate)
+    if not words and before["vocab_size"] != after["vocab_size"]:
+        words = ", over the source's vocabulary"
     moved = f"{measured['max_logit_difference']:.2g} in {measured['dtype']}, before rounding"
     far = moved_by_position(measured)
     cut = len(measured["source_layers"]) < before["num_hidden_layers"] + before.get("num_decoder_layers", 0)

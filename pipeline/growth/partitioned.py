@@ -59,6 +59,13 @@ class Parameter:
         self.weights: list[TensorSlice] = []
         self.kept: dict[str, list[TensorSlice]] = {}
 
+    @classmethod
+    def whole(cls, tensor: torch.Tensor, state: Mapping[str, torch.Tensor | float] | None = None) -> "Parameter":
+        """Return a parameter that lies in one piece."""
+        parameter = cls(tensor.shape)
+        parameter.add(tensor.detach().flatten(), 0, tensor.numel(), state or {})
+        return parameter
+
     @property
     def end(self) -> int:
         """The number of its elements that have been found."""

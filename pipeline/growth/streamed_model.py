@@ -47,8 +47,9 @@ class StreamedMatrices(TorchFunctionMode):
     ) -> Any:
         """Run a torch function."""
         options = dict(kwargs or {})
-        described = getattr(func, "__name__", "") == "__get__" and _owner(func) in _DESCRIBED
-        if not described:
+        # A getter is its attribute's, whose name tells.
+        attribute = getattr(func.__self__, "__name__", "") if getattr(func, "__name__", "") == "__get__" else ""
+        if attribute not in _DESCRIBED:
             if func is functional.linear and len(args) > 1 and self._streamed(args[1]):
                 return self._linear(*args, **options)
             if func is functional.embedding and len(args) > 1 and self._streamed(args[1]) and _looks_up(args[2:], options):
@@ -102,11 +103,6 @@ class StreamedMatrices(TorchFunctionMode):
         used, places = indices.unique(return_inverse=True)
         rows = self._matrices[weight]
         return torch.cat([rows.rows(i, i + 1) for i in used.tolist()]).to(self._dtype)[places]
-
-
-def _owner(func: Callable[..., Any]) -> str:
-    """The name of the attribute that a getter is of."""
-    return getattr(getattr(func, "__self__", None), "__name__", "")
 
 
 def _is_number(index: Any) -> bool:
