@@ -74,10 +74,8 @@ def _known_layout(path: Path, kind: str) -> Iterator[None]:
     try:
         yield
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        found = f"{type(error).__name__}: {error}"
-        raise UserError(
-            f"{path}: not {kind} of DeepSpeed 0.19 ({found}); copy it again, or save it with that version"
-        ) from None
+        reason = f"not {kind} of DeepSpeed 0.19 ({type(error).__name__}: {error})"
+        raise UserError(f"{path}: {reason}; copy it again, or save it with that version") from None
 
 
 def _check_layout(directory: Path) -> None:

@@ -48,7 +48,9 @@ class StreamedMatrices(TorchFunctionMode):
         """Run a torch function."""
         options = dict(kwargs or {})
         # A getter is its attribute's, whose name tells.
-        attribute = getattr(func.__self__, "__name__", "") if getattr(func, "__name__", "") == "__get__" else ""
+        attribute = (
+            getattr(getattr(func, "__self__", None), "__name__", "") if getattr(func, "__name__", "") == "__get__" else ""
+        )
         if attribute not in _DESCRIBED:
             if func is functional.linear and len(args) > 1 and self._streamed(args[1]):
                 return self._linear(*args, **options)
