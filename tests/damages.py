@@ -1,7 +1,9 @@
-"""What may lie in the place of a file, and how a file may be spoilt."""
+"""What may lie in the place of a file, how a file may be spoilt, and a disk that is full."""
 
 import os
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -36,3 +38,14 @@ def flip(path: Path, place: int) -> None:
     content = bytearray(path.read_bytes())
     content[place] ^= 1
     path.write_bytes(content)
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """Have writing past so many bytes of a file fail as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

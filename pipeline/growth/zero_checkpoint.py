@@ -5,7 +5,6 @@ of ours is what its digests are for.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.common.config import read_json
@@ -17,6 +16,7 @@ from pipeline.growth.deepspeed_files import read_parameters
 from pipeline.growth.fused_parameters import split_kept, split_parameter, stored_of, stored_optimizer
 from pipeline.growth.integrity import FILES, damage
 from pipeline.growth.language_model import LanguageModel
+from pipeline.growth.moments import Kept
 from pipeline.growth.partitioned import Parameter
 from pipeline.growth.state import Rows, Source
 from pipeline.growth.trainer_checkpoints import CONFIG, config_of
@@ -69,17 +69,14 @@ def _read_of_another_tool(directory: Path, path: Path) -> Source:
     model = LanguageModel(config, family_of(config, str(path)), str(path))
     held = _stored(read_parameters(directory), model.family.graph(config))
     named = {name: published for published in held if (name := model.name(directory, published)) is not None}
-    found: dict[Rows, _Stored] = {}
+    kept_of: dict[Rows, Kept] = {}
     # In the family's order: in a checkpoint biases may come before the matrices, whose shapes tell more where one is wrong.
     for name in filter(named.__contains__, model.names):
-        parameter = held[named[name]]
-        tensor = parameter.tensor
+        tensor, kept_of[tensor] = held[named[name]]
         model.add(directory, named[name], name, tensor)
-        found[tensor] = parameter
     state, remarks = model.settle(directory)
     # A head that was not in the checkpoint has no optimizer's state, as what was not trained has none.
-    known = {name: found[tensor].optimizer_state for name, tensor in state.items() if tensor in found}
-    kept = {name: kept for name, kept in known.items() if kept}
+    kept = {name: kept_of[tensor] for name, tensor in state.items() if kept_of.get(tensor)}
     remarks += [
         *forget_stale(config),
         f"the DeepSpeed checkpoint {directory} comes without digests to compare its files with; read with {path}",
@@ -87,28 +84,23 @@ def _read_of_another_tool(directory: Path, path: Path) -> Source:
     return Source(directory, config, model.family, state, kept, tuple(remarks), described_in=path.parent)
 
 
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    """A tensor, and what an optimizer keeps of it."""
+def _stored(held: Mapping[str, Parameter], graph: Model) -> dict[str, tuple[Rows, Kept]]:
+    """Return parameters of a class, whose names may have wrappers', as the stored tensors that they hold, in their places.
 
-    tensor: Rows
-    optimizer_state: Mapping[str, Rows | float]
-
-
-def _stored(held: Mapping[str, Parameter], graph: Model) -> dict[str, _Stored]:
-    """Return parameters of a class, whose names may have wrappers', as the stored tensors that they hold, in their places."""
+    Beside each tensor is what an optimizer keeps of it.
+    """
     joined, tensors = {each.name: each for each in graph.joined}, graph.held()
-    found: dict[str, _Stored] = {}
+    found: dict[str, tuple[Rows, Kept]] = {}
     for name, parameter in held.items():
         ends = [number + 1 for number, letter in enumerate(name) if letter == "."]
         begin = next((place for place in (0, *ends) if name[place:] in joined), None)
         if begin is None or joined[name[begin:]].shape != parameter.shape:
-            found[name] = _Stored(parameter.tensor, parameter.optimizer_state)
+            found[name] = parameter.tensor, parameter.optimizer_state
             continue
         fused = tensors[name[begin:]], graph.sizes
         kept = split_kept(*fused, parameter.optimizer_state)
         for stored, tensor in split_parameter(*fused, parameter.tensor).items():
-            found[name[:begin] + stored] = _Stored(tensor, kept.get(stored, {}))
+            found[name[:begin] + stored] = tensor, kept.get(stored, {})
     return found
 
 

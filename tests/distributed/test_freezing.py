@@ -44,33 +44,24 @@ def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 # --- the plain loop -------------------------------------------------------------------------------
 
-WORDS = {
-    "gpt2": "transformer.wte.weight",
-    "bert": "bert.embeddings.word_embeddings.weight",
-    "llama": "model.embed_tokens.weight",
-    "qwen3": "model.embed_tokens.weight",
+_DECODER = "model.embed_tokens.weight", ("model.embed_tokens",), ("model", "layers")
+NAMES = {
+    "gpt2": ("transformer.wte.weight", ("transformer.wpe", "transformer.wte"), ("transformer", "h")),
+    "bert": ("bert.embeddings.word_embeddings.weight", ("bert.embeddings",), ("bert.encoder", "layer")),
+    "llama": _DECODER,
+    "qwen3": _DECODER,
 }
-EMBEDDINGS = {
-    "gpt2": ("transformer.wpe", "transformer.wte"),
-    "bert": ("bert.embeddings",),
-    "llama": ("model.embed_tokens",),
-    "qwen3": ("model.embed_tokens",),
-}
-LAYER_LIST = {
-    "gpt2": ("transformer", "h"),
-    "bert": ("bert.encoder", "layer"),
-    "llama": ("model", "layers"),
-    "qwen3": ("model", "layers"),
-}
+"""By family: the table of words, how names of embeddings begin, and the module with its list of layers."""
 
 
 def learns(name: str, family: str, tied: bool, depth: int) -> bool:
     """Whether bert2BERT's stage 1 updates this parameter, by its Hugging Face name."""
-    if name == WORDS[family]:
+    words, embeddings, layer_list = NAMES[family]
+    if name == words:
         return tied
-    if name.startswith(EMBEDDINGS[family]):
+    if name.startswith(embeddings):
         return False
-    layers = ".".join(LAYER_LIST[family]) + "."
+    layers = ".".join(layer_list) + "."
     if name.startswith(layers):
         return depth - PER_BLOCK <= int(name.removeprefix(layers).split(".")[0]) < depth
     return True
@@ -83,7 +74,8 @@ def plain_loop(family: str, tied: bool):
     others = [p for p in model.parameters() if p.dim() <= 1]
     groups = [{"params": decayed, "weight_decay": OPTIMIZER.weight_decay}, {"params": others, "weight_decay": 0.0}]
     adamw = torch.optim.AdamW(groups, lr=OPTIMIZER.lr, betas=OPTIMIZER.betas, eps=OPTIMIZER.eps)
-    parent, attribute = model.get_submodule(LAYER_LIST[family][0]), LAYER_LIST[family][1]
+    _, _, (module, attribute) = NAMES[family]
+    parent = model.get_submodule(module)
     layers = getattr(parent, attribute)
     losses = []
     for depth, (inputs, labels) in zip(DEPTHS, batches(), strict=True):

@@ -3,12 +3,10 @@
 import json
 import math
 import re
-import resource
 import shutil
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -20,6 +18,7 @@ from pipeline.growth.zero_sink import SCALARS
 from pipeline.recipe import CheckpointingConfig
 from pipeline.training import distributed
 from pipeline.training.directory.checkpoints import Checkpoints, TrainState, _Writer
+from tests.damages import full_disk
 from tests.distributed.engines import built
 from tests.distributed.test_freezing import GROUPS, OPTIMIZER, model_config
 from tests.distributed.walks import DEPTHS, FULL, LAYOUTS, batches, close, ds_config, take_step, walk
@@ -175,15 +174,6 @@ def telling(work, *arguments):
     return said, returned
 
 
-@contextmanager
-def no_room() -> Iterator[None]:
-    """Have rank 1's writing past a limit fail as on a full disk, in the middle of a file."""
-    if distributed.rank() == 1:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20000, resource.RLIM_INFINITY))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-
-
 def save_where_there_is_no_room(folder):
     """Save once with room, once where rank 1 has none, once again with room; return what was there."""
     trained = built(model_config("gpt2", True), ds_config("zero3", 1), OPTIMIZER, GROUPS)
@@ -192,7 +182,8 @@ def save_where_there_is_no_room(folder):
         checkpoints = Checkpoints(folder, CheckpointingConfig(keep=1, asynchronous=asynchronous))
         for step, room in ((1, True), (2, False), (3, True)):
             take_step(trained, None, *batches()[step])
-            with nullcontext() if room else no_room():
+            # In the middle of a file.
+            with nullcontext() if room or distributed.rank() == 0 else full_disk(20_000):
                 begun = checkpoints.save(trained, TrainState(1, step), must=False)
                 assert begun == (room or asynchronous)
                 assert checkpoints.finish() == (room or not asynchronous)
@@ -200,7 +191,7 @@ def save_where_there_is_no_room(folder):
             listed.append(sorted(path.name for path in folder.iterdir()))
             distributed.total(0)
         refused = r"zero_pp_rank_1.*File too large: the checkpoint could not be written; free disk space"
-        with no_room(), pytest.raises(UserError, match=refused):
+        with nullcontext() if distributed.rank() == 0 else full_disk(20_000), pytest.raises(UserError, match=refused):
             checkpoints.save(trained, TrainState(1, 4), must=True)
         assert Checkpoints(folder, CheckpointingConfig()).newest_whole().step == 3
         shutil.rmtree(folder, ignore_errors=True)

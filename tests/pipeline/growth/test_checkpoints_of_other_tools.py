@@ -140,15 +140,14 @@ def test_endless_nesting_in_what_a_checkpoint_says_of_its_run_is_refused(tmp_pat
         open_source(trained)
 
 
-@pytest.mark.parametrize("rate", ["Infinity", "NaN", "1e400", "1" + 400 * "0", '"x"', "true", "null"])
-def test_a_learning_rate_that_is_no_number_is_not_shown(tmp_path, rate):
-    file = tmp_path / "trainer_state.json"
-    file.write_text('{"global_step": 7, "max_steps": 9, "log_history": [{"step": 5, "learning_rate": ' + rate + "}]}")
-    assert trainer_remarks(tmp_path) == ("a checkpoint of transformers' Trainer at step 7 of 9",)
-
-
-@pytest.mark.parametrize("step", ["null", '"x"', "true", "1.5"])
-def test_a_learning_rate_of_no_step_is_not_shown(tmp_path, step):
-    file = tmp_path / "trainer_state.json"
-    file.write_text('{"global_step": 7, "max_steps": 9, "log_history": [{"learning_rate": 0.1, "step": ' + step + "}]}")
+@pytest.mark.parametrize(
+    ("rate", "step"),
+    [
+        *((rate, "5") for rate in ("Infinity", "NaN", "1e400", "1" + 400 * "0", '"x"', "true", "null")),
+        *(("0.1", step) for step in ("null", '"x"', "true", "1.5")),
+    ],
+)
+def test_a_learning_rate_that_is_no_number_or_of_no_step_is_not_shown(tmp_path, rate, step):
+    history = f'[{{"step": {step}, "learning_rate": {rate}}}]'
+    (tmp_path / "trainer_state.json").write_text(f'{{"global_step": 7, "max_steps": 9, "log_history": {history}}}')
     assert trainer_remarks(tmp_path) == ("a checkpoint of transformers' Trainer at step 7 of 9",)

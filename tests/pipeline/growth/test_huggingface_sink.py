@@ -1,7 +1,6 @@
 """Streamed safetensors against transformers' own loading and saving."""
 
 import json
-import resource
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from pipeline.growth.huggingface import MappedTensor, open_huggingface
 from pipeline.growth.huggingface_sink import write_huggingface
 from pipeline.growth.plan import plan_growth
 from pipeline.recipe import GrowthConfig, TargetConfig
+from tests.damages import full_disk
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
@@ -111,13 +111,8 @@ def test_values_that_are_no_numbers_are_refused(value, dtype):
 
 def test_a_full_disk_is_said_in_a_sentence(tmp_path, tiny_model):
     model = tiny_model("gpt2")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
-    try:
-        with pytest.raises(UserError, match="free disk space or name another directory"):
-            write_huggingface(tmp_path, model.config, state_of(model), torch.float32)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with full_disk(50_000), pytest.raises(UserError, match="free disk space or name another directory"):
+        write_huggingface(tmp_path, model.config, state_of(model), torch.float32)
 
 
 def grown_by_depth(model, directory, dtype):

@@ -1,7 +1,5 @@
 """ZeRO-3 files written without DeepSpeed against DeepSpeed's own reader."""
 
-import resource
-
 import pytest
 import torch
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
@@ -10,10 +8,11 @@ from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, graph_of, target_config
 from pipeline.growth import streaming
 from pipeline.growth.fused_parameters import parameters_of
-from pipeline.growth.huggingface import open_huggingface
+from pipeline.growth.huggingface import MappedTensor, open_huggingface
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.zero_files import TAG, write_zero3
 from pipeline.recipe import GrowthConfig, TargetConfig
+from tests.damages import full_disk
 from tests.families import WITH_A_MIXTURE
 from tests.pipeline.growth.models import whole
 
@@ -33,10 +32,6 @@ def grown(tmp_path, tiny_model):
     return grow
 
 
-def read_by_deepspeed(directory):
-    return get_fp32_state_dict_from_zero_checkpoint(str(directory))
-
-
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("family", ["mixtral", *WITH_A_MIXTURE])
@@ -45,7 +40,7 @@ def test_deepspeed_reads_the_grown_weights_back(tmp_path, grown, family, tied, w
     config, state = grown(family, tied=tied)
     (tmp_path / "out").mkdir()
     write_zero3(tmp_path / "out", config, state, world_size)
-    read = read_by_deepspeed(tmp_path / "out")
+    read = get_fp32_state_dict_from_zero_checkpoint(tmp_path / "out")
     parameters = parameters_of(graph_of(config), state)
     for name, tensor in parameters.items():
         assert torch.equal(read[name], whole(tensor)), name
@@ -55,15 +50,8 @@ def test_deepspeed_reads_the_grown_weights_back(tmp_path, grown, family, tied, w
     assert not any(model.load_state_dict(read, strict=True))
 
 
-class Moment:
-    """A tensor made up from a number and a shape."""
-
-    def __init__(self, shape, seed):
-        self.shape = tuple(shape)
-        self._values = torch.randn(self.shape, generator=torch.Generator().manual_seed(seed))
-
-    def rows(self, start, stop):
-        return self._values[start:stop]
+def moment(shape, seed):
+    return MappedTensor(torch.randn(shape, generator=torch.Generator().manual_seed(seed)))
 
 
 @pytest.mark.parametrize("world_size", [1, 3])
@@ -72,8 +60,8 @@ def test_moments_and_steps_lie_beside_the_weights(tmp_path, grown, world_size):
     moments = {
         name: {
             "step": 7.0 if "h.1." in name else 3.0,
-            "exp_avg": Moment(tensor.shape, 2 * i),
-            "exp_avg_sq": Moment(tensor.shape, 2 * i + 1),
+            "exp_avg": moment(tensor.shape, 2 * i),
+            "exp_avg_sq": moment(tensor.shape, 2 * i + 1),
         }
         for i, (name, tensor) in enumerate(state.items())
     }
@@ -99,7 +87,7 @@ def test_moments_and_steps_lie_beside_the_weights(tmp_path, grown, world_size):
                 seen.add(name)
         assert {float(rank["step"]) for rank in kept} == {moments[name]["step"] for name in group}
     assert seen == set(state)
-    read = read_by_deepspeed(tmp_path / "out")
+    read = get_fp32_state_dict_from_zero_checkpoint(tmp_path / "out")
     assert all(torch.equal(read[name], whole(tensor)) for name, tensor in state.items())
     padded = sum(-(-torch.Size(tensor.shape).numel() // world_size) * world_size for tensor in state.values())
     assert sum(told) == 3 * 4 * padded
@@ -108,11 +96,6 @@ def test_moments_and_steps_lie_beside_the_weights(tmp_path, grown, world_size):
 def test_a_full_disk_is_said_in_a_sentence(tmp_path, grown):
     config, state = grown()
     (tmp_path / "out").mkdir()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-    try:
-        with pytest.raises(UserError, match="free disk space or name another directory"):
-            write_zero3(tmp_path / "out", config, state, 1)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with full_disk(100_000), pytest.raises(UserError, match="free disk space or name another directory"):
+        write_zero3(tmp_path / "out", config, state, 1)
     assert not (tmp_path / "out" / "latest").exists()
