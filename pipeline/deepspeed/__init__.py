@@ -16,8 +16,9 @@ replaces.
 | `norms`, `loss_scale` | `_global_grad_norm`, `loss_scaler`, `overflow` | steps are skipped by the norm | test_guard |
 | `loss_scale` | the scale's and the engine's counters | a run goes on with them | test_loss_scale |
 | `traces` | `PartitionedParameterCoordinator`'s recorded order | sub-models change it each step | test_running |
-| `disk` | swap files, `unscale_and_clip_grads` | frozen masters; checkpoints | test_zero_sink, test_parity |
-| `saving` | `checkpoint_engine`, `_copy_recovery_script`, counters | files are hashed when written | test_going_on |
+| `engine` | `unscale_and_clip_grads`, where gradients are swapped | frozen masters on a disk | test_zero_sink, test_parity |
+| `saving` | `checkpoint_engine`, `_copy_recovery_script` | files are hashed when written | test_going_on |
+| `saving` | swap files, `state_dict` | checkpoints of what lies on a disk | test_zero_sink |
 | `config` | the models of JSON sections, `DeepSpeedConfig` | a file is refused before a run | test_ds_config |
 | `kernels` | builders of CPU Adam and async_io, the Triton loss | they may not compile | test_losses, test_optimizer |
 | `ranks` | `__compatible_ops__`, `mpi_discovery` | no compilation at the start; mpirun | test_launchers |

@@ -10,13 +10,16 @@ from deepspeed import DeepSpeedEngine
 from deepspeed.utils import groups
 from torch import nn
 
+from pipeline.common.errors import UserError
 from pipeline.deepspeed import norms
-from pipeline.deepspeed.disk import spare_frozen_masters
 from pipeline.deepspeed.norms import stay_on_the_device
 from pipeline.deepspeed.release import check_release
 from pipeline.deepspeed.traces import TraceCache
 
 _ARANGE = torch.arange
+
+_ALIGNMENT = 512
+"""Bytes to which direct reads are aligned."""
 
 
 @contextmanager
@@ -66,10 +69,36 @@ def initialize(
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     if optimizer is not None:
         stay_on_the_device(engine)
-        spare_frozen_masters(engine)
+        _spare_frozen_masters(engine)
         if engine.zero_optimization_partition_weights():
             TraceCache(engine, layers)
     return engine
+
+
+def _spare_frozen_masters(engine: DeepSpeedEngine) -> None:
+    """Spare masters on a disk that got no gradient, as those of frozen groups, the scaling of one, on which DeepSpeed fails.
+
+    Raises UserError where a gradient would be read to an unaligned place: DeepSpeed loses some of it without an error.
+    """
+    wrapper = engine.optimizer
+    if getattr(wrapper, "swap_optimizer", False):
+        for name, parameter in engine.module.named_parameters():
+            number, place, numel = wrapper.grad_position[wrapper.get_param_id(parameter)]
+            width = wrapper.fp32_partitioned_groups_flat[number].element_size()
+            swapped = wrapper._swappable_optimizer_subgroup(number)
+            swapped = swapped and wrapper.optimizer_swapper.is_swappable_tensor(numel=numel)
+            if swapped and place * width % _ALIGNMENT:
+                raise UserError(
+                    f"zero_optimization.offload_optimizer.device: nvme does not fit {name} over {engine.dp_world_size} ranks: "
+                    f"what is before it does not fill blocks of {_ALIGNMENT} bytes; choose another number of ranks, or cpu"
+                )
+        scale = wrapper.unscale_and_clip_grads
+
+        def scale_what_there_is(number: int, norm: Any) -> None:
+            if wrapper.fp32_partitioned_groups_flat[number].grad is not None:
+                scale(number, norm)
+
+        wrapper.unscale_and_clip_grads = scale_what_there_is
 
 
 def divide_batch(engine: DeepSpeedEngine, micro_batch_size: int, accumulation: int) -> None:

@@ -9,7 +9,7 @@ and `files.json`, what each file should be.
 import copy
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -203,11 +203,15 @@ def _write_optim_states(
 def _fill(
     file: BinaryIO, place: torch.Tensor, tensors: dict[str, Rows], rank: int, world_size: int, progress: Progress
 ) -> None:
-    """Write this rank's partition of each tensor, one behind the other."""
+    """Write this rank's partition of each tensor, flattened and padded with 0, one behind the other."""
     file.seek(_place(place))
     for name, tensor in tensors.items():
-        for values in _partition(tensor, rank, world_size):
+        numel = math.prod(tensor.shape)
+        begin, end = partition_bounds(numel, rank, world_size)
+        for start in range(begin, end, streaming.CHUNK_ELEMENTS):
+            values = flat(tensor, start, min(start + streaming.CHUNK_ELEMENTS, end))
             progress(file.write(raw_bytes(stored_as(values, torch.float32, name))))
+        progress(file.write(raw_bytes(torch.zeros(partition_size(numel, world_size) - (end - begin)))))
 
 
 def _place(tensor: torch.Tensor) -> int:
@@ -215,12 +219,3 @@ def _place(tensor: torch.Tensor) -> int:
     if offset is None:
         raise RuntimeError("torch gives no offset of a tensor whose values were left out")
     return offset
-
-
-def _partition(tensor: Rows, rank: int, world_size: int) -> Iterator[torch.Tensor]:
-    """Yield a rank's elements of the flattened tensor, the tail padded with 0."""
-    numel = math.prod(tensor.shape)
-    begin, end = partition_bounds(numel, rank, world_size)
-    for start in range(begin, end, streaming.CHUNK_ELEMENTS):
-        yield flat(tensor, start, min(start + streaming.CHUNK_ELEMENTS, end))
-    yield torch.zeros(partition_size(numel, world_size) - (end - begin))

@@ -9,7 +9,7 @@ from deepspeed.runtime.swap_tensor import optimizer_utils
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from pipeline.common.errors import UserError
-from pipeline.deepspeed.disk import saved_from_disk
+from pipeline.deepspeed.saving import saved_from_disk
 from pipeline.families import FAMILIES, ActiveLayers, scratch_config, target_config
 from pipeline.growth.fused_parameters import parameters_of
 from pipeline.growth.plan import plan_growth
