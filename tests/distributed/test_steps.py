@@ -140,10 +140,13 @@ def operations(stage: int) -> tuple[int, int]:
     return tuple(counts)
 
 
-@pytest.mark.parametrize("stage", [1, 2])
-def test_a_step_is_less_than_half_of_the_operations_that_it_is_by_deepspeeds_defaults(stage):
-    ((theirs, ours),) = run_ranks(operations, 1, stage)
-    assert ours < theirs / 2, (ours, theirs)
+def operations_of_stages() -> list[tuple[int, int]]:
+    return [operations(stage) for stage in (1, 2)]
+
+
+def test_a_step_is_less_than_half_of_the_operations_that_it_is_by_deepspeeds_defaults():
+    for theirs, ours in run_ranks(operations_of_stages, 1)[0]:
+        assert ours < theirs / 2, (ours, theirs)
 
 
 # --- judged a step later --------------------------------------------------------------------------
@@ -181,28 +184,36 @@ def trained(ahead: int, bad: list[int], **changes: object) -> tuple:
 
 
 EVERY_THREE = {"evaluation": {"every": 3, "windows": 4}, "checkpointing": {"every": 4}}
+JUDGED = {
+    "no step is bad": ([], EVERY_THREE),
+    "two steps are bad": ([2, 6], EVERY_THREE),
+    "goes back": ([4, 5], {"guard": {"skipped_steps": 2}, "evaluation": {"every": 1000, "windows": 4}}),
+    "goes back after an evaluation": ([4, 5], {"guard": {"skipped_steps": 2}, "evaluation": {"every": 5, "windows": 4}}),
+}
 
 
-def test_a_run_that_is_judged_a_step_later_is_the_same():
-    for bad in ([], [2, 6]):
-        (now,), (later,) = (run_ranks(trained_in_all, 1, ahead, bad) for ahead in (0, 1))
-        assert now[0] == later[0] and now[1] == later[1] and now[3] == later[3] == 9
-        assert all((one == other).all() for one, other in zip(now[2], later[2], strict=True))
-        assert [record["step"] for record in now[0]] == list(range(1, 10))
-        assert [record["step"] for record in now[0] if record["skipped"]] == bad
+def trained_now_and_later() -> dict[str, tuple]:
+    return {name: tuple(trained(ahead, bad, **changes) for ahead in (0, 1)) for name, (bad, changes) in JUDGED.items()}
 
 
-def trained_in_all(ahead: int, bad: list[int]):
-    return trained(ahead, bad, **EVERY_THREE)
+@pytest.fixture(scope="module")
+def judged():
+    """Each run, judged at once and a step later."""
+    return run_ranks(trained_now_and_later, 1)[0]
 
 
-def trained_to_a_rewind(ahead: int, every: int):
-    return trained(ahead, [4, 5], guard={"skipped_steps": 2}, evaluation={"every": every, "windows": 4})
+@pytest.mark.parametrize("name", ["no step is bad", "two steps are bad"])
+def test_a_run_that_is_judged_a_step_later_is_the_same(judged, name):
+    now, later = judged[name]
+    assert now[0] == later[0] and now[1] == later[1] and now[3] == later[3] == 9
+    assert all((one == other).all() for one, other in zip(now[2], later[2], strict=True))
+    assert [record["step"] for record in now[0]] == list(range(1, 10))
+    assert [record["step"] for record in now[0] if record["skipped"]] == JUDGED[name][0]
 
 
-@pytest.mark.parametrize(("every", "late"), [(1000, 6), (5, 5)])
-def test_a_run_goes_back_from_the_same_step_and_past_the_same_data_once_all_is_recorded(every, late):
-    (now,), (later,) = (run_ranks(trained_to_a_rewind, 1, ahead, every) for ahead in (0, 1))
+@pytest.mark.parametrize(("name", "late"), [("goes back", 6), ("goes back after an evaluation", 5)])
+def test_a_run_goes_back_from_the_same_step_and_past_the_same_data_once_all_is_recorded(judged, name, late):
+    now, later = judged[name]
     assert now[1] == later[1] and now[1][1:] == (5, 20)
     assert [record["step"] for record in now[0]] == [1, 2, 3, 4, 5]
     # The step that was under way is recorded too, unless there was an evaluation before it.
@@ -231,7 +242,6 @@ def test_numbers_are_summed_over_ranks_and_arrive_in_their_order(ranks):
 
 
 def losses_of_a_few_steps(leaves: dict[str, object]) -> list[float]:
-    """Return the losses of steps that train all of a model under ZeRO 3."""
     losses = []
     zero = {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0, **leaves}}
     with trainer("gpt2", 3, half=False, layers=4, ds_config=zero) as made:
@@ -242,7 +252,11 @@ def losses_of_a_few_steps(leaves: dict[str, object]) -> list[float]:
     return losses
 
 
+def losses_with_leaves_and_without() -> list[list[float]]:
+    """Return the losses of steps that train all of a model under ZeRO 3."""
+    return [losses_of_a_few_steps(leaves) for leaves in ({"leaf_module": {"classes": ["GPT2Block"]}}, {})]
+
+
 def test_layers_that_are_fetched_as_wholes_change_no_loss():
-    leaves = {"leaf_module": {"classes": ["GPT2Block"]}}
-    seen, expected = (run_ranks(losses_of_a_few_steps, 2, leaves) for leaves in (leaves, {}))
-    assert seen == expected and len(set(seen[0])) > 5
+    for seen, expected in run_ranks(losses_with_leaves_and_without, 2):
+        assert seen == expected and len(set(seen)) > 5

@@ -14,6 +14,10 @@ def document(value, count):
     return [[value] * count]
 
 
+def opened(data, weights, length=LENGTH):
+    return open_batches(data, weights, CausalObjective(length), 7, within_documents=False)
+
+
 @pytest.fixture
 def two(tmp_path):
     """A corpus of two training shards, 120 tokens, and one of 40; held out are 30 and 20."""
@@ -40,7 +44,7 @@ def test_a_corpus_that_the_recipe_does_not_name_is_left_out(two):
     data = two(wiki=1, books=4)
     weights, left_out = effective_weights(data, {"books": 7}, LENGTH)
     assert (weights, left_out) == ({"books": 1.0}, {})
-    training, heldout = open_batches(data, weights, CausalObjective(LENGTH), 7, within_documents=False)
+    training, heldout = opened(data, weights)
     assert training.training(np.arange(100)).input_ids.unique().tolist() == [20]
     assert heldout.heldout(np.arange(2)).input_ids.unique().tolist() == [21] and len(heldout) == 2
 
@@ -69,7 +73,7 @@ def test_a_blend_by_tokens_leaves_out_what_makes_no_window(two):
     weights, left_out = effective_weights(data, None, 41)
     assert weights == {"wiki": 1.0}
     assert left_out == {"books": "its training shards make no window of 41 tokens"}
-    training, heldout = open_batches(data, weights, CausalObjective(29), 7, within_documents=False)
+    training, heldout = opened(data, weights, 29)
     assert (len(training), len(heldout)) == (1 + 2, 1)
     with pytest.raises(UserError, match="the train split of wiki, books makes no window of 71 tokens"):
         effective_weights(data, None, 71)
@@ -92,15 +96,15 @@ def test_a_corpus_of_which_nothing_is_left_is_in_no_blend(tmp_path, weights):
     data = write_prepared(tmp_path, corpora, **weights)
     shares, left_out = effective_weights(data, None, LENGTH)
     assert (shares, left_out) == ({"wiki": 1.0}, {"copies": "it has no training token"})
-    assert len(open_batches(data, shares, CausalObjective(LENGTH), 7, within_documents=False)[1]) == 3
+    assert len(opened(data, shares)[1]) == 3
     # Somebody who asks for it by name is told.
     shares, _ = effective_weights(data, {"wiki": 1, "copies": 2}, LENGTH)
     with pytest.raises(UserError, match="the train split of copies makes no window"):
-        open_batches(data, shares, CausalObjective(LENGTH), 7, within_documents=False)
+        opened(data, shares)
 
 
 def test_prepared_corpora_are_opened_as_batches(two):
-    training, heldout = open_batches(two(), {"wiki": 0.5, "books": 0.5}, CausalObjective(LENGTH), 7, within_documents=False)
+    training, heldout = opened(two(), {"wiki": 0.5, "books": 0.5})
     # 6 + 8 windows of 8 tokens and the next one, and 4; held out 3 and 2.
     assert (len(training), len(heldout)) == (6 + 8 + 4, 3 + 2)
     seen = training.training(np.arange(100)).input_ids.unique().tolist()
@@ -111,7 +115,7 @@ def test_prepared_corpora_are_opened_as_batches(two):
 @pytest.mark.parametrize(("length", "words"), [(50, "the train split of books"), (30, "the heldout split of wiki, books")])
 def test_too_little_text_for_one_window_is_refused(two, length, words):
     with pytest.raises(UserError, match=f"{words} makes no window of {length + 1} tokens"):
-        open_batches(two(), {"wiki": 0.5, "books": 0.5}, CausalObjective(length), 7, within_documents=False)
+        opened(two(), {"wiki": 0.5, "books": 0.5}, length)
 
 
 def test_a_shard_that_is_not_the_prepared_one_is_refused(two):
@@ -119,7 +123,7 @@ def test_a_shard_that_is_not_the_prepared_one_is_refused(two):
     for kind in (".bin", ".idx"):
         (data.directory / f"wiki-train-0{kind}").write_bytes((data.directory / f"books-train-0{kind}").read_bytes())
     with pytest.raises(UserError, match=r"wiki-train-0\.idx: 40 tokens where manifest.json has 50"):
-        open_batches(data, {"wiki": 0.5, "books": 0.5}, CausalObjective(LENGTH), 7, within_documents=False)
+        opened(data, {"wiki": 0.5, "books": 0.5})
 
 
 def story(first, sentences):

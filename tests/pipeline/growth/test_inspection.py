@@ -5,6 +5,7 @@ import re
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -69,11 +70,13 @@ def test_the_digest_is_of_names_shapes_and_values_whatever_chunks_and_narrower_d
 @pytest.mark.parametrize("name", ["model.layers.1.mlp.up_proj.weight", "model.norm.weight", "lm_head.weight"])
 def test_nan_is_found_where_rows_are_written_as_they_are_stored(tmp_path, tiny_model, name, dtype, value):
     model = tiny_model("llama", tied=False, layers=2).to(getattr(torch, dtype))
+    parameter = model.get_parameter(name)
     with torch.no_grad():
-        model.get_parameter(name).view(-1)[-3] = value
+        parameter.view(-1)[-3] = value
+    place = [int(index) for index in np.unravel_index(parameter.numel() - 3, parameter.shape)]
     model.save_pretrained(tmp_path / "source")
     growth = {"depth": "list", "layers": [0, 1, 0, 1]}
     growth = offline(tmp_path / "source", tmp_path / "out", {"num_hidden_layers": 4}, growth, seed=3)
-    with pytest.raises(UserError, match=rf"tensor '{re.escape(name)}' holds {value}"):
+    with pytest.raises(UserError, match=rf"tensor '{re.escape(name)}' holds {value} at {re.escape(str(place))}"):
         growth.execute(lambda _: {})
     assert {path.name for path in tmp_path.iterdir()} == {"source"}

@@ -53,23 +53,23 @@ def asked_for(plan, model, optimizer: bool, together: int) -> tuple[list[int], i
     return nodes, told.most, told.total
 
 
+LAST_LAYER = {"depth": "last_layer"}
+COPIED = {"optimizer_state": "grow", "new_moments": "copied"}
+"""Moments of elements that share their source's gradient, and beside them those of others, of the next layer too."""
+
+
 @pytest.mark.parametrize(
     ("optimizer", "together"),
     [(True, 2), *(pytest.param(*how, marks=pytest.mark.full) for how in ((False, 1), (False, 2), (True, 1)))],
 )
-@pytest.mark.parametrize("name", GROWTHS)
-@pytest.mark.parametrize("family", TARGETS)
-def test_what_is_foretold_is_what_ranks_ask_for(family, name, optimizer, together):
-    model, plan = grown_by(family, name, depth="last_layer")
+@pytest.mark.parametrize(
+    ("family", "name", "options"),
+    [(family, name, LAST_LAYER) for family in TARGETS for name in GROWTHS]
+    + [("gpt2", "aki", COPIED), ("gpt2", "fpi, paired", COPIED)],
+)
+def test_what_is_foretold_is_what_ranks_ask_for(family, name, options, optimizer, together):
+    model, plan = grown_by(family, name, **options)
     nodes, most, total = asked_for(plan, model, optimizer, together)
-    assert (most, total) == (max(nodes), sum(nodes))
-
-
-@pytest.mark.parametrize("name", ["aki", "fpi, paired"])
-def test_moments_that_are_copied_are_foretold(name):
-    """Those of elements that share their source's gradient, and beside them those of others, of the next layer too."""
-    model, plan = grown_by("gpt2", name, optimizer_state="grow", new_moments="copied")
-    nodes, most, total = asked_for(plan, model, optimizer=True, together=2)
     assert (most, total) == (max(nodes), sum(nodes))
 
 
