@@ -28,8 +28,7 @@ from pipeline.planning.law import check_enough, check_tokens, fit, setting_of, t
 from pipeline.planning.page import Answer, figure, ground, in_markdown, lead, title, to_html, to_markdown, to_rows, warnings
 from pipeline.planning.pilots import pilot_recipe, pilots
 from pipeline.planning.predictions import Predictor
-from pipeline.planning.question import of_target, question_of, vocabulary
-from pipeline.planning.recipes import recipe_of, schedule_of
+from pipeline.planning.recipes import of_target, question_of, recipe_of, schedule_of, vocabulary
 from pipeline.planning.record import RunEntry, add_runs, best_rates, configuration, entry_of, read_entries
 from pipeline.planning.rules import rules
 from pipeline.planning.schedules import Kind, Question, Schedule, kinds_of
@@ -132,9 +131,8 @@ def _pilots(arguments: argparse.Namespace, recipe: Recipe, question: Question, k
         )
     directory = arguments.out / "pilots"
     tasks = []
-    for pilot in pilots(question, arguments.pilot, kinds):
-        run_dir = str(directory / "runs" / pilot.name)
-        tasks.append(Task(pilot.name, directory, pilot_recipe(recipe, pilot, run_dir)))
+    for name, pilot in pilots(question, arguments.pilot, kinds).items():
+        tasks.append(Task(name, directory, pilot_recipe(recipe, pilot, str(directory / "runs" / name))))
     for task in tasks:
         task.write()
     if arguments.run:
@@ -174,7 +172,7 @@ def _answer(
         predictor,
         grown=search.grown(),
         fixed=search.fixed(),
-        rules=[predictor.row(rule.schedule, rule.name, rule.claim) for rule in rules(question, kinds)],
+        rules=[predictor.row(*rule) for rule in rules(question, kinds)],
         asked=asked,
         compared=compared,
         runs=len(runs),

@@ -15,7 +15,7 @@ from pipeline.planning.law import Law, Training, fit, training_of
 from pipeline.planning.predictions import HELD
 from pipeline.planning.record import RunEntry, configuration, noted_sizes, operators_of
 from pipeline.planning.rules import STACKED_TOKENS
-from pipeline.report.markdown import whole_percent
+from pipeline.report.prose import whole_percent
 
 _CLOSE = 3.0
 """Points of the compute saved."""
@@ -213,17 +213,19 @@ def comparison_table(title: str, compared: Sequence[ComparedRun], note: str) -> 
         return Grid(title, head, rows, frozenset(), [note])
     law = [(predicted, saved) for _, predicted, saved in known]
     close = sum(100 * abs(predicted - saved) <= _CLOSE for predicted, saved in law)
+    same_tokens = [(one.same_tokens, saved) for one, _, saved in known]
+    stacked = [(predicted, one.stacked, saved) for one, predicted, saved in known if one.stacked is not None]
+    sure = [one.interval[0] <= saved <= one.interval[1] for one, _, saved in known if one.interval is not None]
     far = [
         f"{close} of {len(known)} within {_CLOSE:.0f} points. Off by {_mean_error(law)} points in the mean; `2x`, by which a "
-        f"token is worth as much at every size, by {_mean_error([(one.same_tokens, saved) for one, _, saved in known])}."
+        f"token is worth as much at every size, by {_mean_error(same_tokens)}."
     ]
-    if stacked := [(predicted, one.stacked, saved) for one, predicted, saved in known if one.stacked is not None]:
+    if stacked:
         by_law = _mean_error([(predicted, saved) for predicted, _, saved in stacked])
         claim = _mean_error([(claimed, saved) for _, claimed, saved in stacked])
         far.append(f"Of the {len(stacked)} that stack, the law by {by_law}, G_stack's speed by {claim}.")
-    if sure := [(one.interval, saved) for one, _, saved in known if one.interval is not None]:
-        within = sum(low <= saved <= high for (low, high), saved in sure)
-        far.append(f"{within} of {len(sure)} within their 90 % interval.")
+    if sure:
+        far.append(f"{sum(sure)} of {len(sure)} within their 90 % interval.")
     return Grid(title, head, rows, frozenset(), [note, " ".join(far)])
 
 

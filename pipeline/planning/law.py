@@ -19,13 +19,14 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired
 
 import numpy as np
 from scipy.optimize import OptimizeResult, least_squares
+from typing_extensions import TypedDict
 
 from pipeline.common.errors import UserError
-from pipeline.planning.record import GrowthEntry, RunEntry, operators_of
+from pipeline.planning.record import GrowthEntry, RunEntry, ScheduleEntry, operators_of
 
 LEAST_FIXED = 3
 """Runs of a text at one size that its constants E, A and B take, of two sizes and two lengths at least."""
@@ -41,22 +42,16 @@ _HUBER = 2.0
 _PARAMETERS, _TOKENS = 1e6, 1e7
 """Where A and B are given in nats, A / N^a and B / D^b, so that they and the exponents hardly depend on each other in a fit."""
 
-_SHARED = {"a": (0.34, 0.15), "b": (0.28, 0.15), "c": (0.0, 0.2), "s": (1.0, 1.5), "log_r": (math.log(0.5), 1.0)}
-"""Priors: where parameters lie before runs are looked at, and how far from there they may: Hoffmann et al.'s exponents,
-and growths that keep some of what the source is worth."""
-_OF_EACH_SETTING = {
-    "E": (0.7, 0.5),
-    "A": (0.0, 1.0),
-    "B": (0.0, 1.0),
-    "a": (0.0, 0.03),
-    "b": (0.0, 0.03),
-    "c": (0.0, 0.1),
-    "s": (0.0, 0.5),
+_PRIORS = {
+    # Of what settings share: Hoffmann et al.'s exponents, and growths that keep some of what the source is worth.
+    **{"a": (0.34, 0.15), "b": (0.28, 0.15), "c": (0.0, 0.2), "s": (1.0, 1.5), "log_r": (math.log(0.5), 1.0)},
+    # Of each setting: E, A and B in logarithms of nats, and by how much the others differ from what settings share.
+    **{"E:": (0.7, 0.5), "A:": (0.0, 1.0), "B:": (0.0, 1.0), "a:": (0.0, 0.03), "b:": (0.0, 0.03), "c:": (0.0, 0.1)},
+    "s:": (0.0, 0.5),
+    # Of what each trait of a growth adds to s.
+    "trait:": (0.0, 1.0),
 }
-"""Likewise of each setting: E, A and B in logarithms of nats, and by how much the others differ from what settings share."""
-_TRAIT = "trait"
-_OF_EACH_TRAIT = {_TRAIT: (0.0, 1.0)}
-"""Likewise of what each trait of a growth adds to s."""
+"""Where parameters lie before runs are looked at, and how far from there they may, by what their names begin with."""
 
 _LOST = 0.8
 """The share of the tokens after a growth that it costs at most: a model is worth some tokens."""
@@ -101,34 +96,26 @@ def traits_of(growth: GrowthEntry) -> tuple[str, ...]:
     return (*traits, *(f"{key} {value}" for key, value in sorted(growth["options"].items())))
 
 
-def setting_in_words(
-    family: str,
-    text: str,
-    sequence_length: int,
-    batch_tokens: int,
-    optimizer: str,
-    schedule: Mapping[str, Any],
-    hyperparameters: Mapping[str, Any] | None,
-) -> str:
-    """Return in words what runs share whose losses are compared, for all sizes and lengths."""
+class Setting(TypedDict):
+    """What runs share whose losses are compared, for all sizes and lengths; a run of a record has these keys."""
+
+    family: str
+    text: str
+    sequence_length: int
+    batch_tokens: int
+    optimizer: str
+    schedule: ScheduleEntry
+    hyperparameters: NotRequired[dict[str, Any]]
+
+
+def setting_of(run: Setting | RunEntry) -> str:
+    """Return the setting of a run in words."""
+    schedule = run["schedule"]
     rates = f"{schedule['name']} {schedule['decay_ratio']:g}" if schedule["name"] == "wsd" else schedule["name"]
     rates += f" to {schedule['final_ratio']:g}" * bool(schedule["final_ratio"])
-    words = f"text {text} in windows of {sequence_length}, {batch_tokens} tokens a step"
-    others = "".join(f", {key} {value}" for key, value in (hyperparameters or {}).items())
-    return f"{family}, {words}, {optimizer}, {rates}{others}"
-
-
-def setting_of(entry: RunEntry) -> str:
-    """Return the setting of a run of a record."""
-    return setting_in_words(
-        entry["family"],
-        entry["text"],
-        entry["sequence_length"],
-        entry["batch_tokens"],
-        entry["optimizer"],
-        entry["schedule"],
-        entry.get("hyperparameters"),
-    )
+    words = f"text {run['text']} in windows of {run['sequence_length']}, {run['batch_tokens']} tokens a step"
+    others = "".join(f", {key} {value}" for key, value in run.get("hyperparameters", {}).items())
+    return f"{run['family']}, {words}, {run['optimizer']}, {rates}{others}"
 
 
 def training_of(entry: RunEntry) -> Training:
@@ -143,7 +130,7 @@ class Law:
     """A fitted law, and others that the same runs may be explained by."""
 
     names: tuple[str, ...]
-    """Of the parameters: those that settings share, as `a`; those of each, as `E:SETTING`; of each trait, `d:TRAIT`."""
+    """Of the parameters: those that settings share, as `a`; those of each, as `E:SETTING`; of each trait, `trait:TRAIT`."""
     values: np.ndarray
     noise: float
     """Nats by which a run's loss differs from the law's, as a standard deviation."""
@@ -169,7 +156,7 @@ class Law:
 
     def knows(self, traits: Sequence[str]) -> bool:
         """Whether there were runs with each of these traits."""
-        return all(f"{_TRAIT}:{trait}" in self.names for trait in traits)
+        return all(f"trait:{trait}" in self.names for trait in traits)
 
 
 def _fixed(of: Parameters, setting: str, parameters: float, tokens: Any) -> Any:
@@ -195,7 +182,7 @@ def _loss(of: Parameters, training: Training) -> Any:
     setting, worth = training.setting, training.phases[0].tokens
     for before, phase, traits in zip(training.phases, training.phases[1:], training.growths, strict=False):
         as_large = _tokens_to(of, setting, phase.parameters, _fixed(of, setting, before.parameters, worth))
-        s = of["s"] + of[f"s:{setting}"] + sum(of.get(f"{_TRAIT}:{trait}", 0.0) for trait in traits)
+        s = of["s"] + of[f"s:{setting}"] + sum(of.get(f"trait:{trait}", 0.0) for trait in traits)
         smaller = min(0.0, math.log(before.parameters / phase.parameters))
         kept = np.exp(np.exp(of["log_r"]) * smaller) * (1.5 / (1 + np.exp(-s)) - 0.5)
         worth = np.maximum(kept * np.minimum(worth, as_large), -_LOST * phase.tokens) + phase.tokens
@@ -224,12 +211,6 @@ def check_tokens(runs: Sequence[tuple[Training, float]], setting: str, tokens: i
         )
 
 
-def _prior(name: str) -> tuple[float, float]:
-    """Where a parameter lies before runs are looked at, and how far from there it may."""
-    kind, _, of = name.partition(":")
-    return (_OF_EACH_SETTING | _OF_EACH_TRAIT)[kind] if of else _SHARED[kind]
-
-
 class _Problem:
     """Runs whose losses a law is to give."""
 
@@ -238,9 +219,11 @@ class _Problem:
         self.losses = np.array([loss for _, loss in runs])
         self.settings = list(dict.fromkeys(training.setting for training in self.trainings))
         traits = list(dict.fromkeys(trait for training in self.trainings for growth in training.growths for trait in growth))
-        names = [*_SHARED, *(f"{of}:{setting}" for setting in self.settings for of in _OF_EACH_SETTING)]
-        self.names = (*names, *(f"{of}:{trait}" for trait in traits for of in _OF_EACH_TRAIT))
-        self.centre, self.spread = (np.array(column) for column in zip(*map(_prior, self.names), strict=True))
+        shared = [of for of in _PRIORS if not of.endswith(":")]
+        of_settings = [f"{of}:{setting}" for setting in self.settings for of in "EABabcs"]
+        self.names = (*shared, *of_settings, *(f"trait:{trait}" for trait in traits))
+        priors = [_PRIORS["".join(name.partition(":")[:2])] for name in self.names]
+        self.centre, self.spread = np.array(priors).T
 
     def predicted(self, values: np.ndarray) -> np.ndarray:
         """The law's losses, by parameters in the last axis."""
@@ -259,16 +242,15 @@ class _Problem:
 
     def _guesses(self) -> Iterator[np.ndarray]:
         """Parameters of models that were trained at one size, by how much of the loss no model gets rid of."""
+        lowest: dict[str, float] = {}
+        for training, loss in zip(self.trainings, self.losses, strict=True):
+            lowest[training.setting] = min(loss, lowest.get(training.setting, math.inf))
         for share in (0.5, 0.75, 0.9):
-            start = self.centre.copy()
-            for setting in self.settings:
-                lowest = min(
-                    loss for training, loss in zip(self.trainings, self.losses, strict=True) if training.setting == setting
-                )
-                start[self.names.index(f"E:{setting}")] = math.log(share * lowest)
-                for of in "AB":
-                    start[self.names.index(f"{of}:{setting}")] = math.log((1 - share) * lowest / 2)
-            yield start
+            start = dict(zip(self.names, self.centre, strict=True))
+            for setting, loss in lowest.items():
+                start[f"E:{setting}"] = math.log(share * loss)
+                start |= dict.fromkeys((f"A:{setting}", f"B:{setting}"), math.log((1 - share) * loss / 2))
+            yield np.array(list(start.values()))
 
     def near(self, law: Law) -> np.ndarray:
         """The parameters of another law, as far as it has them."""
@@ -310,12 +292,12 @@ def fit(runs: Sequence[tuple[Training, float]], near: Law | None = None) -> Law:
     return Law(problem.names, best.x, max(_NOISE, math.sqrt(float(far @ far) / max(1.0, len(runs) - taken))))
 
 
-def uncertain(law: Law, runs: Sequence[tuple[Training, float]], count: int = 40, seed: int = 0) -> Law:
+def uncertain(law: Law, runs: Sequence[tuple[Training, float]], count: int) -> Law:
     """Return the law with `others`: a bootstrap over the runs, of losses that are drawn again around the law's own.
 
     Priors are drawn again too, or what no run informs would look certain.
     """
-    problem, draw = _Problem(runs), np.random.default_rng(seed)
+    problem, draw = _Problem(runs), np.random.default_rng(0)
     start = problem.near(law)
     predicted = problem.predicted(start)
     others = []

@@ -1,12 +1,12 @@
 """The plan as text, as a page and as rows: what is best, what it saves, how sure that is."""
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
+import numpy as np
 
 from data_prep.report.parts import Grid, Section
 from pipeline.planning.compared_runs import ComparedRun, comparison_table
@@ -14,8 +14,8 @@ from pipeline.planning.predictions import Predictor, Row
 from pipeline.planning.schedules import Schedule
 from pipeline.report import prose
 from pipeline.report.figures import BASELINE, LOOKS, STYLE, Plot, amount, blank, legend_above, unit
-from pipeline.report.markdown import table, whole_percent
 from pipeline.report.page import rendered
+from pipeline.report.prose import table, whole_percent
 
 _SHOWN = 10
 """Schedules of the table."""
@@ -62,14 +62,7 @@ def to_markdown(answer: Answer) -> str:
 
 def to_html(answer: Answer) -> str:
     """Return the plan as one page that opens from disk."""
-    content: dict[str, object] = {
-        "kind": "Plan of a run",
-        "title": title(answer),
-        "lead": lead(answer),
-        "tiles": [],
-        "overview": None,
-        "warnings": warnings(answer),
-    }
+    head = {"kind": "Plan of a run", "title": title(answer), "lead": lead(answer), "warnings": warnings(answer)}
     sections = [
         Section("figure", "Loss and compute", {"plots": [figure(answer)]}, "plain"),
         *(Section(f"table-{number}", grid.title, {"tables": [grid]}, "plain") for number, grid in enumerate(grids(answer))),
@@ -77,7 +70,7 @@ def to_html(answer: Answer) -> str:
     footer = (
         "Losses are in nats per scored token. FLOPs are matrix products, executed ones, counted as the ledger of a run does."
     )
-    return rendered(content, sections, footer).html
+    return rendered(head, sections, footer).html
 
 
 def to_rows(answer: Answer) -> list[dict[str, Any]]:
@@ -133,21 +126,21 @@ def lead(answer: Answer) -> list[str]:
 
 def grids(answer: Answer) -> list[Grid]:
     """The tables: schedules, rules of thumb, fixed sizes, recipes that were asked about, and how far the law was off."""
+    tables = {
+        "Recipes that were named": answer.asked,
+        "Rules of thumb": answer.rules,
+        "Smaller sizes alone, to the same loss": answer.fixed,
+    }
     found = [_schedules(answer, "Schedules, by the lower end of what they save", answer.grown[:_SHOWN])]
-    if answer.asked:
-        found.append(_schedules(answer, "Recipes that were named", answer.asked))
-    if answer.rules:
-        found.append(_schedules(answer, "Rules of thumb", answer.rules, claims=True))
-    if answer.fixed:
-        found.append(_schedules(answer, "Smaller sizes alone, to the same loss", answer.fixed))
+    found += [_schedules(answer, title, rows) for title, rows in tables.items() if rows]
     if answer.compared:
         note = "Each is predicted by a fit without any run of its configuration."
         found.append(comparison_table("How far the law is from runs that it has not seen", answer.compared, note))
     return found
 
 
-def _schedules(answer: Answer, title: str, rows: Sequence[Row], *, claims: bool = False) -> Grid:
-    question = answer.predictor.question
+def _schedules(answer: Answer, title: str, rows: Sequence[Row]) -> Grid:
+    question, claims = answer.predictor.question, any(row.claim is not None for row in rows)
     head = ["sizes (steps)", "growth", "predicted loss", "compute", "of scratch's", "saved", "90 % interval"]
     given = question.given is not None
     head += ["saved, source counted"] * given + ["saved, by the rule itself"] * claims
@@ -188,7 +181,7 @@ def figure(answer: Answer) -> Plot:
         sizes = sorted(question.smaller, key=lambda size: size.step_flops)
         for number, size in enumerate([*sizes, question.target]):
             target = size is question.target
-            costs = [share * question.scratch_flops for share in _geometric(0.1, 1.2, 24)]
+            costs = [share * question.scratch_flops for share in np.geomspace(0.1, 1.2, 24).tolist()]
             tokens = [cost / size.step_flops * question.step_tokens for cost in costs]
             losses = [law.fixed(question.setting, size.parameters, each) for each in tokens]
             look = BASELINE if target else LOOKS[number % len(LOOKS)]
@@ -207,10 +200,6 @@ def figure(answer: Answer) -> Plot:
         legend_above(drawn, axes)
     caption = "Lines: models of one size; their lower edge is the frontier. Level: the target's loss from scratch."
     return Plot("plan", "Predicted loss against compute", caption, drawn, rows)
-
-
-def _geometric(first: float, last: float, count: int) -> list[float]:
-    return [first * math.exp(math.log(last / first) * number / (count - 1)) for number in range(count)]
 
 
 def in_markdown(grid: Grid) -> list[str]:

@@ -2,12 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from pipeline.common.errors import UserError
 from pipeline.planning.recipes import recipe_of
-from pipeline.planning.schedules import Kind, Question, Schedule
-from pipeline.planning.sizes import Size
+from pipeline.planning.schedules import Kind, Question, Schedule, Size
 from pipeline.recipe import Recipe
 
 _SHORTEST = 500
@@ -20,28 +18,16 @@ _STACK = Kind("depth", '{"depth": "stack", "optimizer_state": "grow"}', ("depth 
 """How a pilot grows where no run of the record did."""
 
 
-@dataclass(frozen=True)
-class Pilot:
-    """A pilot run by name."""
-
-    name: str
-    schedule: Schedule
-
-
-def pilots(question: Question, share: float, kinds: Sequence[Kind]) -> list[Pilot]:
-    """Return the pilots that a share of scratch's compute pays for: two small sizes at several lengths, and one grown.
+def pilots(question: Question, share: float, kinds: Sequence[Kind]) -> dict[str, Schedule]:
+    """Return the pilots that a share of scratch's compute pays for by name: two small sizes at several lengths, and one grown.
 
     Raises UserError where they would be too short to show anything.
     """
     small, large = _two_sizes(question)
     kind = next((kind for kind in kinds if kind.axis == "depth"), _STACK)
-    unit = [
-        *((size, length) for size, lengths in zip((small, large), _LENGTHS, strict=True) for length in lengths),
-        # The grown one: as long at either size.
-        (small, 1),
-        (large, 1),
-    ]
-    cost = sum(size.step_flops * length for size, length in unit)
+    alone = [(size, length) for size, lengths in zip((small, large), _LENGTHS, strict=True) for length in lengths]
+    # The grown one is as long at either size.
+    cost = sum(size.step_flops * length for size, length in [*alone, (small, 1), (large, 1)])
     steps = int(share * question.scratch_flops / cost)
     if steps < _SHORTEST:
         needed = math.ceil(1000 * _SHORTEST * cost / question.scratch_flops) / 1000
@@ -54,19 +40,15 @@ def pilots(question: Question, share: float, kinds: Sequence[Kind]) -> list[Pilo
             f"--pilot: with {share:.2g} of scratch's compute the shortest pilot has {steps} steps, which show nothing of "
             f"where a run ends; {instead}"
         )
-    alone = [
-        Pilot(f"pilot-{size.name}-{length * steps}", Schedule((size,), (length * steps,), ()))
-        for size, lengths in zip((small, large), _LENGTHS, strict=True)
-        for length in lengths
-    ]
+    found = {f"pilot-{size.name}-{length * steps}": Schedule((size,), (length * steps,), ()) for size, length in alone}
     grown = Schedule((small, large), (steps, steps), (kind,))
-    return [*alone, Pilot(f"pilot-{small.name}-{steps}-{large.name}-{steps}", grown)]
+    return found | {f"pilot-{small.name}-{steps}-{large.name}-{steps}": grown}
 
 
-def pilot_recipe(base: Recipe, pilot: Pilot, run_dir: str) -> Recipe:
+def pilot_recipe(base: Recipe, pilot: Schedule, run_dir: str) -> Recipe:
     """Return the recipe of a pilot, whose warmup is no longer than its length bears."""
-    recipe = recipe_of(base, pilot.schedule, run_dir)
-    warmup = min(recipe.schedule.warmup_steps, sum(pilot.schedule.steps) // _WARMUP)
+    recipe = recipe_of(base, pilot, run_dir)
+    warmup = min(recipe.schedule.warmup_steps, sum(pilot.steps) // _WARMUP)
     return recipe.model_copy(update={"schedule": recipe.schedule.model_copy(update={"warmup_steps": warmup})})
 
 

@@ -132,9 +132,7 @@ def entry_of(path: Path) -> RunEntry:
     given = run.recipe.source.path
     # Weights that were given were drawn when their own run began.
     inherited = {} if given is None else {_INITIAL: entry_of(Path(given)).get("hyperparameters", {}).get(_INITIAL)}
-    batch = run.recipe.train_batch_size
-    if run.ds_config is not None:
-        batch = run.ds_config.get("train_batch_size", batch)
+    batch = (run.ds_config or {}).get("train_batch_size", run.recipe.train_batch_size)
     return {
         "name": path.name,
         "run": run.summary.get("run", path.name),
@@ -280,12 +278,8 @@ def _check_entry(entry: RunEntry, where: str) -> None:
     if sum(phase["flops"] for phase in phases) != entry["flops"]:
         raise UserError(f"{where}: flops is not the sum of those of its phases; correct the line, or remove it")
     for before, after, growth in zip(phases, phases[1:], growths, strict=False):
-        narrower = before["hidden_size"] > after["hidden_size"]
-        if (
-            narrower
-            or before["num_hidden_layers"] > after["num_hidden_layers"]
-            or (growth["width"], growth["depth"]) == (None, None)
-        ):
+        smaller = any(before[key] > after[key] for key in ("hidden_size", "num_hidden_layers"))
+        if smaller or not operators_of(growth):
             raise UserError(f"{where}: a model is smaller than the one before it, or grown by nothing; correct the line")
 
 
@@ -305,16 +299,14 @@ def best_rates(entries: Sequence[RunEntry]) -> list[RunEntry]:
     by_configuration: dict[str, dict[float, list[RunEntry]]] = {}
     for entry in entries:
         by_configuration.setdefault(configuration(entry), {}).setdefault(entry["lr"], []).append(entry)
-    return [entry for rates in by_configuration.values() for entry in _best(list(rates.values()))]
-
-
-def _best(rates: Sequence[list[RunEntry]]) -> list[RunEntry]:
-    seeds = [{run["seed"] for run in runs} for runs in rates]
-    shared = set.intersection(*seeds)
-    if not shared:
-        most = max(map(len, seeds))
-        rates, shared = [runs for runs, its in zip(rates, seeds, strict=True) if len(its) == most], set.union(*seeds)
-    return min(rates, key=lambda runs: fmean(run["loss"] for run in runs if run["seed"] in shared))
+    found: list[RunEntry] = []
+    for rates in by_configuration.values():
+        seeds = {rate: {run["seed"] for run in runs} for rate, runs in rates.items()}
+        if not (shared := set.intersection(*seeds.values())):
+            most = max(map(len, seeds.values()))
+            rates, shared = {rate: rates[rate] for rate, its in seeds.items() if len(its) == most}, set.union(*seeds.values())
+        found += min(rates.values(), key=lambda runs: fmean(run["loss"] for run in runs if run["seed"] in shared))
+    return found
 
 
 def add_runs(record: Path, runs: Sequence[Path]) -> None:
@@ -326,22 +318,19 @@ def add_runs(record: Path, runs: Sequence[Path]) -> None:
     entries = {entry["run"]: entry for entry in (read_entries([record]) if record.exists() else [])}
     before = dict(entries)
     for path in runs:
-        if RunPaths(path).recipe.is_file() or not path.is_dir():
-            entry = entry_of(path)
-            entries[entry["run"]] = entry
-            continue
-        within = sorted(each for each in path.iterdir() if RunPaths(each).recipe.is_file())
+        alone = RunPaths(path).recipe.is_file() or not path.is_dir()
+        within = [path] if alone else sorted(each for each in path.iterdir() if RunPaths(each).recipe.is_file())
         if not within:
             raise UserError(f"{path}: neither a run directory nor a folder of some; name what launch/pretrain.py wrote")
-        for inner in within:
+        for run in within:
             try:
-                entry = entry_of(inner)
+                entry = entry_of(run)
             except UserError as error:
+                if alone:
+                    raise
                 logger.info("left out: %s", error)
             else:
                 entries[entry["run"]] = entry
-    if entries == before:
-        logger.info("%s: %d runs, as before", record, len(entries))
-        return
-    write_atomically(record, "".join(json.dumps(entry) + "\n" for entry in entries.values()))
-    logger.info("%s: %d runs", record, len(entries))
+    if entries != before:
+        write_atomically(record, "".join(json.dumps(entry) + "\n" for entry in entries.values()))
+    logger.info("%s: %d runs%s", record, len(entries), ", as before" if entries == before else "")

@@ -1,10 +1,9 @@
 """Rules of thumb from the literature, which the planner has to beat: a schedule each, and what the rule says that it saves."""
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from pipeline.planning.schedules import Kind, Question, Schedule
-from pipeline.planning.sizes import Size
+from pipeline.planning.schedules import Kind, Question, Schedule, Size
 
 STACKED_TOKENS = 194 / 300
 """Of the tokens that a 7B model takes from scratch, what G_stack's takes at the target's size (Du et al. 2024, abstract)."""
@@ -13,12 +12,11 @@ STACKED_TOKENS = 194 / 300
 _STACKED = {"depth": "stack", "optimizer_state": "fresh"}
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """A rule of thumb, applied to a question."""
 
-    name: str
     schedule: Schedule
+    name: str
     claim: float
     """The share of scratch's compute that the rule itself says is saved, everything counted."""
 
@@ -36,14 +34,12 @@ def rules(question: Question, kinds: list[Kind]) -> list[Rule]:
     layers = question.target.sizes["num_hidden_layers"]
     shallower = [size for size in question.smaller if set(question.target.beyond(size)) == {"num_hidden_layers"}]
     by_depth = {size.sizes["num_hidden_layers"]: size for size in shallower}
-    found = []
-    if (size := by_depth.get(layers // 4)) is not None:
-        found.append(_stacked(question, size, kind))
-    if (size := by_depth.get(layers // 2)) is not None:
-        found.append(_same_tokens("2x: half of the layers for half of the tokens", question, size, kind, 0.5))
-    if (size := by_depth.get(1)) is not None:
-        found.append(_same_tokens("one layer for 80 % of the tokens (Bu 2025)", question, size, kind, 0.8))
-    return found
+    found = [_stacked(question, by_depth[layers // 4], kind)] if layers // 4 in by_depth else []
+    others = [
+        (layers // 2, "2x: half of the layers for half of the tokens", 0.5),
+        (1, "one layer for 80 % of the tokens (Bu 2025)", 0.8),
+    ]
+    return found + [_same_tokens(name, question, by_depth[n], kind, share) for n, name, share in others if n in by_depth]
 
 
 def growth_tokens(parameters: float, flops: float) -> float:
@@ -62,11 +58,11 @@ def _stacked(question: Question, size: Size, kind: Kind) -> Rule:
     schedule = Schedule((size, question.target), (first, round(STACKED_TOKENS * question.steps)), (kind,))
     length = f"{asked:.2g} tokens" if asked <= question.tokens / 2 else "half of the tokens, where its law asks for more"
     name = f"G_stack: a quarter of the layers for {length} (Du et al. 2024)"
-    return Rule(name, schedule, 1 - schedule.flops / question.scratch_flops)
+    return Rule(schedule, name, 1 - schedule.flops / question.scratch_flops)
 
 
 def _same_tokens(name: str, question: Question, size: Size, kind: Kind, share: float) -> Rule:
     """A rule that takes tokens to be worth as much at the smaller size: what it saves is what they cost less there."""
     first = round(share * question.steps)
     schedule = Schedule((size, question.target), (first, question.steps - first), (kind,))
-    return Rule(name, schedule, 1 - schedule.flops / question.scratch_flops)
+    return Rule(schedule, name, 1 - schedule.flops / question.scratch_flops)

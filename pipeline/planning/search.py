@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.planning.law import Phase, Training
 from pipeline.planning.predictions import Predictor, Row
-from pipeline.planning.schedules import Kind, Question, Schedule
-from pipeline.planning.sizes import Size
+from pipeline.planning.schedules import Kind, Question, Schedule, Size
 
 _LAST = (0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Shares of the tokens that the target itself is trained on."""
@@ -50,8 +49,7 @@ class Search:
         for sizes, kinds in self._chains():
             reaching = (self._reaching(sizes, shares, kinds) for shares in self._shares(len(sizes)))
             rows = [self.predictor.row(one) for one in reaching if one is not None]
-            if rows:
-                best.append(min(rows, key=_order))
+            best += sorted(rows, key=_order)[:1]
         return sorted(best, key=_order)
 
     def _chains(self) -> Iterator[tuple[tuple[Size, ...], tuple[Kind, ...]]]:
@@ -62,9 +60,9 @@ class Search:
             between = (itertools.combinations(self.question.smaller, count) for count in range(_BETWEEN + 1))
             for middle in itertools.chain.from_iterable(between):
                 sizes = (*start, *middle, target)
-                if not all(_grows(small, large) for small, large in itertools.pairwise(sizes)):
-                    continue
                 axes = [_axis(small, large) for small, large in itertools.pairwise(sizes)]
+                if None in axes:
+                    continue
                 choices = {axis: [kind for kind in self.kinds if kind.axis == axis] for axis in dict.fromkeys(axes)}
                 for chosen in itertools.product(*choices.values()):
                     by_axis = dict(zip(choices, chosen, strict=True))
@@ -83,10 +81,12 @@ class Search:
             if sizes == 3:
                 yield from (((1 - last) * first, (1 - last) * (1 - first), last) for first in _FIRST)
             else:
-                yield (*_equal(sizes - 1, 1 - last), last)
+                yield (*[(1 - last) / (sizes - 1)] * (sizes - 1), last)
         if self.question.given is not None:
             # Grown at once.
-            yield from [(0.0, 1.0)] if sizes == 2 else [(0.0, *_equal(sizes - 2, 1 - last), last) for last in (0.4, 0.6, 0.8)]
+            between = sizes - 2
+            for last in (0.4, 0.6, 0.8) if between else (1.0,):
+                yield (0.0, *([(1 - last) / between] * between if between else []), last)
 
     def _reaching(self, sizes: tuple[Size, ...], shares: tuple[float, ...], kinds: tuple[Kind, ...]) -> Schedule | None:
         """The schedule of such shares that is just long enough to reach the goal; None where none is."""
@@ -118,22 +118,11 @@ def _order(row: Row) -> tuple[float, int]:
     return -row.interval[0], row.schedule.flops
 
 
-def _equal(count: int, whole: float) -> list[float]:
-    return [whole / count] * count
-
-
-def _grows(small: Size, large: Size) -> bool:
-    """Whether one size can become another along one axis."""
-    return (
-        small.name != large.name
-        and all(large.sizes[key] >= small.sizes[key] for key in small.sizes)
-        and bool(_axis(small, large))
-    )
-
-
 def _axis(small: Size, large: Size) -> str | None:
-    """What a growth changes; None where it changes both."""
+    """What a growth from one size to another changes; None where it changes both axes or none, or makes anything smaller."""
     changed = large.beyond(small)
+    if small.name == large.name or any(value < small.sizes[key] for key, value in changed.items()):
+        return None
     if set(changed) == {"num_hidden_layers"}:
         return "depth"
     return None if "num_hidden_layers" in changed else "width"

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -234,8 +235,4 @@ def _common_name(runs: Sequence[RecordedRun]) -> str:
         return names[0]
     alike = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
     common = "".join(letters[0] for letters in alike).rstrip("0123456789")
-    for ending in ("seed", "s"):
-        common = common.rstrip("-_. ")
-        if common.removesuffix(ending)[-1:] in ("-", "_", ".", " "):
-            common = common.removesuffix(ending)
-    return common.rstrip("-_. ") or names[0]
+    return re.sub(r"([-_. ]+s)?([-_. ]+seed)?[-_. ]*$", "", common) or names[0]

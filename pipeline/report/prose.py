@@ -1,6 +1,6 @@
-"""The prose of pages and cards: macros of templates, one paragraph a line."""
+"""The prose of pages and cards: macros of templates, one paragraph a line; tables of Markdown, and shares as their cells."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -38,3 +38,15 @@ def lines(file: str, kind: str, *facts: Any) -> list[str]:
 def text(file: str, kind: str, *facts: Any) -> str:
     """Return the paragraphs of a macro as one."""
     return " ".join(lines(file, kind, *facts))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], words: Iterable[int] = (0,)) -> list[str]:
+    """Return the lines of a table; columns of `words`, counted from 0, stand to the left, all others to the right."""
+    words = frozenset(words)
+    bars = ["---" if number in words else "---:" for number in range(len(head))]
+    return [f"| {' | '.join(cells)} |" for cells in (head, bars, *rows)]
+
+
+def whole_percent(share: float | None) -> str:
+    """Return a share in whole percent; None is one that is not known."""
+    return "not known" if share is None else f"{100 * share:.0f} %".replace("-", "−")

@@ -10,7 +10,6 @@ from pipeline.report import prose
 from pipeline.report.figures import GREY, LOOKS, PALE, Plot, axis_label, blank, legend_above, look_of, unit, widen
 from pipeline.report.methods import Method
 from pipeline.report.recorded import QUANTITIES, HeldOut, RecordedRun
-from pipeline.report.smoothing import smoothed, thinned
 
 _TITLES = {"flops": "Loss and compute", "tokens": "Loss and tokens", "steps": "Loss and steps", "seconds": "Loss and time"}
 _TINTS = ("#f4f4f4", "#ffffff")
@@ -174,3 +173,23 @@ def _step_figure(series: Series, shown: list[Method], methods: Sequence[Method],
     axes.set(xlabel=axis_label("steps", ""), ylabel=series.label)
     caption = prose.text("captions", "steps", series, methods, shown, stages)
     return Plot(series.name, series.title, caption, figure, rows, f"{caption} {prose.text('captions', 'medians', medians)}")
+
+
+def smoothed(values: Sequence[float] | np.ndarray, window: int) -> np.ndarray:
+    """Return means over `window` values around each, fewer at the ends, leaving out those that are not numbers."""
+    values = np.asarray(values, dtype=float)
+    known = np.isfinite(values)
+    begin = (window - 1) // 2
+    sums, counts = (
+        np.convolve(one, np.ones(window))[begin : begin + len(values)] for one in (np.where(known, values, 0.0), known)
+    )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(counts > 0, sums / counts, np.nan)
+
+
+def thinned(count: int, window: int) -> list[int]:
+    """Return which of `count` means over `window` values are drawn: four a window, and the last.
+
+    More show nothing else, and a page of a run of a million steps would not open.
+    """
+    return sorted({*range(0, count, max(1, window // 4)), count - 1})

@@ -1,9 +1,13 @@
 """What a suite came to whose runs are compared by their ends: tables by horizon, a record for the planner, and reports."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -12,18 +16,36 @@ from data_prep.report.parts import Grid
 from pipeline.common.errors import UserError
 from pipeline.common.files import write_atomically
 from pipeline.planning.record import entry_of
-from pipeline.report.figures import STYLE, write_figures, write_rows
-from pipeline.report.markdown import table
+from pipeline.report.figures import BASELINE, GREY, STYLE, Plot, blank, legend_above, look, write_figures, write_rows
 from pipeline.report.page import Savings, build
+from pipeline.report.prose import table
 from pipeline.report.savings import Saving, percent
-from pipeline.reproduction.final_loss_figure import final_loss_plot
-from pipeline.reproduction.final_losses import End, EndPoint, SavedByFinalLoss, end_of, saved_by_final_loss, write_ended
-from pipeline.reproduction.frontier import frontier_parts
+from pipeline.reproduction.final_losses import (
+    End,
+    EndPoint,
+    SavedByFinalLoss,
+    end_of,
+    recorded_end,
+    saved_by_final_loss,
+    write_ended,
+)
 from pipeline.reproduction.recorded_ends import RecordedEnd
-from pipeline.reproduction.results_page import diverged_part, mean_in_words, paragraphs, percents, write_page
+from pipeline.reproduction.results_page import diverged_part, mean_in_words, paragraphs, percents, signed, write_page
 from pipeline.reproduction.suite import Suite
-from pipeline.reproduction.sweep_results import sweep_parts
 from pipeline.reproduction.task import Sweep, Task
+from pipeline.reproduction.tasks import swept_losses
+
+_PALE = 0.25
+"""Of a curve beside the marks of its ends."""
+
+_CLEARLY = 0.1
+"""Nats by which a target is to be better than its source's size at as many tokens, for growth to be worth a comparison."""
+
+_AS_MUCH = 0.02
+"""By what share of the baseline's compute a run may differ from it and count as one for the same compute."""
+
+_SURE = 2.0
+"""Standard errors over seeds by which a difference has to be from 0 before it counts as one."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +65,23 @@ class FinalLossComparison:
     """How runs ended elsewhere, by their names."""
 
 
+@dataclass(frozen=True)
+class _Horizon:
+    """What has ended at one horizon, by the methods' titles."""
+
+    baseline: str
+    ends: Mapping[str, Sequence[End]]
+    against: Mapping[int, EndPoint]
+    """Where the baseline's runs ended, by seed."""
+    saved: Mapping[str, SavedByFinalLoss]
+    """Of all methods but the baseline."""
+
+    @property
+    def cost(self) -> float:
+        """What the baseline's runs took in the mean, in executed FLOPs."""
+        return float(np.mean([point.spent for point in self.against.values()]))
+
+
 def write_final_losses(directory: Path, comparison: FinalLossComparison) -> None:
     """Write results.md, ends.jsonl, runs.jsonl, and by horizon report.html and figures, of what has ended.
 
@@ -50,25 +89,35 @@ def write_final_losses(directory: Path, comparison: FinalLossComparison) -> None
     """
     suite = comparison.suite
     tasks = [task for methods in comparison.horizons.values() for runs in methods.values() for task in runs]
-    swept = [task for sweep in comparison.sweeps.values() for runs in sweep.values() for task in runs]
+    swept = _trials(comparison.sweeps)
     # First, since nothing else is worth writing of runs that do not compare.
     write_ended(directory, [*tasks, *swept], comparison.recorded)
-    parts = sweep_parts(suite, comparison.sweeps, comparison.rates)
-    for horizon, methods in comparison.horizons.items():
-        ends = {name: [end_of(task) for task in runs if task.ended and not task.diverged] for name, runs in methods.items()}
-        ends = {name: of_name for name, of_name in ends.items() if of_name}
+    parts = _sweep_parts(suite, comparison.sweeps, comparison.rates)
+    for number, methods in comparison.horizons.items():
+        ended = {name: [end_of(task) for task in runs if task.ended and not task.diverged] for name, runs in methods.items()}
+        ends = {name: of_name for name, of_name in ended.items() if of_name}
         # A seed whose runs all diverged has not come to the baseline's loss.
         seeds = {name: [task.recipe.seed for task in methods[name] if task.ended] for name in ends}
         baseline = suite.methods[suite.baseline].title
         if baseline not in ends:
             continue
-        place = directory if len(suite.horizons) == 1 else directory / f"horizon-{horizon:g}"
         against = _of_baseline(ends[baseline])
         saved = {name: saved_by_final_loss(of_name, against, seeds[name]) for name, of_name in ends.items() if name != baseline}
-        parts += _horizon_parts(suite, horizon, ends, saved, against)
-        _write_report(place, ends, saved, baseline, against)
+        horizon = _Horizon(baseline, ends, against, saved)
+        if len(suite.horizons) > 1:
+            tokens = ends[baseline][0].tokens
+            parts.append([f"### Horizon {number:g}: {tokens:,} tokens from scratch, {horizon.cost:.3g} FLOPs"])
+        if number != suite.horizons[0]:
+            parts.append([f"Rates are those of the horizon {suite.horizons[0]:g}."])
+        parts += [_as_markdown(_saved_grid(horizon)), _as_markdown(_ends_grid(horizon)), paragraphs("saved_by_ends")]
+        parts += _frontier_parts(suite, horizon)
+        _write_report(directory if len(suite.horizons) == 1 else directory / f"horizon-{number:g}", horizon)
     write_page(directory, comparison.title, comparison.jobs, [*tasks, *swept], [*parts, *diverged_part(tasks)])
     _write_runs(directory / "runs.jsonl", [*((task, False) for task in tasks), *((task, True) for task in swept)])
+
+
+def _trials(sweeps: Mapping[str, Sweep]) -> list[Task]:
+    return [task for sweep in sweeps.values() for runs in sweep.values() for task in runs]
 
 
 def _of_baseline(ends: Sequence[End]) -> dict[int, EndPoint]:
@@ -85,41 +134,16 @@ def _of_baseline(ends: Sequence[End]) -> dict[int, EndPoint]:
     return points
 
 
-def _horizon_parts(
-    suite: Suite,
-    horizon: float,
-    ends: Mapping[str, Sequence[End]],
-    saved: Mapping[str, SavedByFinalLoss],
-    against: Mapping[int, EndPoint],
-) -> list[list[str]]:
-    baseline = suite.methods[suite.baseline].title
-    tokens = ends[baseline][0].tokens
-    spent = float(np.mean([point.spent for point in against.values()]))
-    heads = [
-        [f"### Horizon {horizon:g}: {tokens:,} tokens from scratch, {spent:.3g} FLOPs"] * (len(suite.horizons) > 1),
-        ["Rates are those of the horizon " + f"{suite.horizons[0]:g}."] * (horizon != suite.horizons[0]),
-    ]
-    return [
-        *(head for head in heads if head),
-        _as_markdown(saved_grid(ends, saved, baseline)),
-        _as_markdown(_ends_grid(ends, against, baseline)),
-        paragraphs("saved_by_ends"),
-        *frontier_parts(suite, ends, against),
-    ]
-
-
-def saved_grid(ends: Mapping[str, Sequence[End]], saved: Mapping[str, SavedByFinalLoss], baseline: str) -> Grid:
-    """Return what each method saved, everything counted first."""
+def _saved_grid(horizon: _Horizon) -> Grid:
+    """What each method saved, everything counted first."""
     rows = []
-    for name, of_name in ends.items():
-        seeds = str(len({end.seed for end in of_name}))
-        if name == baseline:
-            rows.append([name, seeds, *["baseline"] * 3])
-            continue
-        one = saved[name]
-        more = "≥ " if one.at_least else ""
-        counted, free = (more + _percent(saving) for saving in (one.counted, one.source_free))
-        rows.append([name, seeds, counted, percents(one.by_seed.values()), free])
+    for name, ends in horizon.ends.items():
+        cells = ["baseline"] * 3
+        if name != horizon.baseline:
+            one = horizon.saved[name]
+            counted, free = ("≥ " * one.at_least + _percent(saving) for saving in (one.counted, one.source_free))
+            cells = [counted, percents(one.by_seed.values()), free]
+        rows.append([name, str(len({end.seed for end in ends})), *cells])
     head = ["method", "seeds", "compute saved, everything counted", "seed by seed", "saved, source free"]
     return Grid("Compute saved", head, rows)
 
@@ -132,10 +156,10 @@ def _percent(saving: Saving) -> str:
     return f"reached by {reached} of {saving.runs} seeds" if 0 < reached < saving.runs else percent(saving)
 
 
-def _ends_grid(ends: Mapping[str, Sequence[End]], against: Mapping[int, EndPoint], baseline: str) -> Grid:
-    cost = float(np.mean([point.spent for point in against.values()]))
+def _ends_grid(horizon: _Horizon) -> Grid:
+    cost, against = horizon.cost, horizon.against
     rows = []
-    for name, of_name in ends.items():
+    for name, of_name in horizon.ends.items():
         seeds = len({end.seed for end in of_name})
         for length in dict.fromkeys(end.task.length for end in of_name):
             same = [end for end in of_name if end.task.length == length]
@@ -150,7 +174,7 @@ def _ends_grid(ends: Mapping[str, Sequence[End]], against: Mapping[int, EndPoint
                     f"{np.mean(known) / cost:.1%}" if len(known) == len(same) else "not known",
                     f"{np.mean([end.at_last_size for end in same]) / cost:.1%}",
                     mean_in_words(losses, seeds, "seeds"),
-                    "baseline" if name == baseline else mean_in_words(beyond, seeds, "seeds", "{:+.4f}"),
+                    "baseline" if name == horizon.baseline else mean_in_words(beyond, seeds, "seeds", "{:+.4f}"),
                 ]
             )
     head = ["run", "peak rate", "tokens", "compute, of scratch's", "of which at the last size", "final loss", "above scratch's"]
@@ -161,34 +185,24 @@ def _as_markdown(grid: Grid) -> list[str]:
     return table(grid.head, [list(map(str, row)) for row in grid.rows])
 
 
-def _write_report(
-    place: Path,
-    ends: Mapping[str, Sequence[End]],
-    saved: Mapping[str, SavedByFinalLoss],
-    baseline: str,
-    against: Mapping[int, EndPoint],
-) -> None:
-    grid = saved_grid(ends, saved, baseline)
+def _write_report(place: Path, horizon: _Horizon) -> None:
     with matplotlib.rc_context(STYLE):
-        plot = final_loss_plot(ends, baseline)
-    plots = [plot] if plot else []
-    content = {"lines": paragraphs("compared_by_ends"), "tables": [_ends_grid(ends, against, baseline)], "plots": plots}
+        plots = [_plot(horizon)]
     named = [
         (name if end.task.length is None else f"{name}, {end.task.length:.0%}", end.run)
-        for name, of_name in ends.items()
-        for end in of_name
+        for name, ends in horizon.ends.items()
+        for end in ends
         if end.run is not None
     ]
     place.mkdir(parents=True, exist_ok=True)
-    if baseline not in {name for name, _ in named}:
-        # Its curves are those of runs that were made elsewhere.
-        write_figures(place / "figures", plots)
-        write_rows(place / "rows", plots)
-        return
-    page = build(named, baseline, savings=Savings(grid, content))
-    write_atomically(place / "report.html", page.html)
-    write_figures(place / "figures", page.plots)
-    write_rows(place / "rows", page.plots)
+    # Where the baseline's runs were made elsewhere, their curves are not here.
+    if any(name == horizon.baseline for name, _ in named):
+        content = {"lines": paragraphs("compared_by_ends"), "tables": [_ends_grid(horizon)], "plots": plots}
+        page = build(named, horizon.baseline, savings=Savings(_saved_grid(horizon), content))
+        write_atomically(place / "report.html", page.html)
+        plots = page.plots
+    write_figures(place / "figures", plots)
+    write_rows(place / "rows", plots)
 
 
 def _write_runs(path: Path, tasks: Sequence[tuple[Task, bool]]) -> None:
@@ -207,3 +221,133 @@ def _write_runs(path: Path, tasks: Sequence[tuple[Task, bool]]) -> None:
         of_suite = {key: getattr(task, key) for key in ("method", "title", "horizon", "length")}
         lines.append(json.dumps(entry | of_suite | {"trial": trial}) + "\n")
     write_atomically(path, "".join(lines))
+
+
+def _plot(horizon: _Horizon) -> Plot:
+    """Losses against compute: every method's curve, and a mark where each of its runs ends."""
+    baseline, cost = horizon.baseline, horizon.cost
+    known = {name: [(end, end.point) for end in ends if end.point is not None] for name, ends in horizon.ends.items()}
+    known = {name: ends for name, ends in known.items() if ends}
+    goal = float(np.mean([point.loss for _, point in known[baseline]]))
+    figure, axes = blank()
+    axes.axhline(goal, color=GREY, linewidth=0.9, linestyle=(0, (2, 2)))
+    others = [name for name in known if name != baseline]
+    rows: list[dict[str, Any]] = []
+    for name, ends in known.items():
+        style = BASELINE if name == baseline else look(others.index(name))
+        here = [(point.spent, end.seed, end.run) for end, point in ends if end.run is not None]
+        if here:
+            spent, _, run = max((one for one in here if one[1] == here[0][1]), key=itemgetter(0))
+            before = spent - run.spent(run.last_step)["flops"]
+            curve = [((run.spent(one.step)["flops"] + before) / cost, one.loss) for one in run.evaluations]
+            axes.plot(*zip(*curve, strict=True), color=style.color, linewidth=0.8, alpha=_PALE)
+        by_length: dict[float | None, list[EndPoint]] = {}
+        for end, point in ends:
+            by_length.setdefault(end.task.length, []).append(EndPoint(point.spent / cost, point.loss))
+        # Of a length that some seeds alone were run at, the mean would compare other seeds.
+        seeds = len({end.seed for end, _ in ends})
+        means = sorted(tuple(np.mean(same, axis=0)) for same in by_length.values() if len(same) == seeds)
+        line = style.dash if len(means) > 1 else ""
+        axes.plot(*zip(*means, strict=True), color=style.color, linestyle=line, marker=style.marker, markersize=6, label=name)
+        points = [point for same in by_length.values() for point in same]
+        axes.plot(*zip(*points, strict=True), color=style.color, linestyle="", marker=".", markersize=3)
+        rows += [
+            {
+                "method": name,
+                "run": end.task.name,
+                "seed": end.seed,
+                "flops": point.spent,
+                "of_baseline": point.spent / cost,
+                "loss": point.loss,
+            }
+            for end, point in ends
+        ]
+    losses = [row["loss"] for row in rows]
+    spare = max(0.15 * (max(losses) - min(losses)), 0.02)
+    axes.set_ylim(min(losses) - spare, max(losses) + 3 * spare)
+    axes.set_xlim(0, 1.05 * max(row["of_baseline"] for row in rows))
+    axes.set_xlabel(f"executed compute, everything counted ({baseline}: 1)")
+    axes.set_ylabel("held-out loss (nats per scored token)")
+    legend_above(figure, axes)
+    caption = (
+        "Held-out loss against compute, everything counted. A large mark is the mean of the ends of a method's runs of one "
+        "length with all seeds, a dot the end of one run, and a pale curve the way to one of them: the rate falls in the end "
+        f"alone, and only ends compare. The dashed line is {baseline}'s final loss, {goal:.4f}."
+    )
+    return Plot("ends", "Held-out loss at the ends of runs, against compute", caption, figure, rows)
+
+
+def _frontier_parts(suite: Suite, horizon: _Horizon) -> list[list[str]]:
+    """In words whether the target is worth its compute: against other sizes, and its source's on as many tokens."""
+    target, ends, against = horizon.baseline, horizon.ends, horizon.against
+    found: list[list[str]] = []
+    others: dict[str, list[float]] = {}
+    for method in suite.methods.values():
+        pairs = _pairs(ends.get(method.title, ()), against) if method.frontier else []
+        if gaps := [point.loss - base.loss for point, base in pairs if abs(point.spent / base.spent - 1) <= _AS_MUCH]:
+            others[method.title] = gaps
+    if others:
+        each = ", ".join(f"{name} {signed(fmean(gaps))}" for name, gaps in others.items())
+        lowest = min(others.values(), key=fmean)
+        sure = _SURE * stdev(lowest) / math.sqrt(len(lowest)) if len(lowest) > 1 else 0.0
+        found.append(paragraphs("frontier", target, each, lowest, sure))
+    for method in suite.methods.values():
+        of_method = ends.get(method.title, ()) if method.source_size else ()
+        tokens = {end.tokens for end in [*of_method, *ends.get(target, ())]}
+        gaps = [point.loss - base.loss for point, base in _pairs(of_method, against)] if len(tokens) == 1 else []
+        if gaps:
+            found.append(paragraphs("source_size", method.title, fmean(gaps), _CLEARLY))
+    return found
+
+
+def _pairs(ends: Sequence[End], against: Mapping[int, EndPoint]) -> list[tuple[EndPoint, EndPoint]]:
+    """Where runs ended, each with where the baseline's run of its seed did."""
+    return [(end.point, against[end.seed]) for end in ends if end.point is not None and end.seed in against]
+
+
+def _sweep_parts(suite: Suite, sweeps: Mapping[str, Sweep], rates: Mapping[str, float]) -> list[list[str]]:
+    """The table of each method's trials, its best rate in bold, and what they cost; `rates` are the chosen ones."""
+    if not sweeps:
+        return [[f"Peak learning rate {rates[suite.baseline]:g}, not tuned."]]
+    trials = _trials(sweeps)
+    if not all(task.ended for task in trials):
+        return [["The sweep of learning rates is not done."]]
+    spent = {name: sum(map(_spent, _trials({name: sweep}))) for name, sweep in sweeps.items()}
+    # One that diverged may have ended early.
+    one = max(_spent(task) for runs in sweeps[suite.baseline].values() for task in runs)
+    rows = []
+    for name, sweep in sweeps.items():
+        chosen = rates.get(name)
+        cells = []
+        for rate, losses in swept_losses(sweep).items():
+            mean = math.inf if math.inf in losses else float(np.mean(losses))
+            each = f"{rate:g}: {'none' if math.isinf(mean) else f'{mean:.4f}'}"
+            cells.append(f"**{each}**" if rate == chosen else each)
+        edge = chosen in (min(sweep), max(sweep)) and len(sweep) > 1
+        note = "none found" if chosen is None else f"{chosen:g}" + " (at the edge)" * edge
+        rows.append([suite.methods[name].title, ", ".join(cells), note, f"{spent[name] / one:.1f}"])
+    of_each, taken = len(suite.rates) * len(suite.tuning_seeds), _taken_once(trials)
+    edges = any("edge" in row[2] for row in rows)
+    return [
+        table(["sweep", "peak learning rate: mean final loss", "chosen", "cost, of a run from scratch"], rows),
+        # Of trials that were run elsewhere it is not known what they shared.
+        paragraphs("sweep_cost", of_each, suite.tuning_seeds, sum(spent.values()) / one, taken / one, edges),
+    ]
+
+
+def _spent(task: Task) -> float:
+    return recorded_end(task)["flops"] or 0.0
+
+
+def _taken_once(tasks: Sequence[Task]) -> float:
+    """The FLOPs that runs came to with those of shared steps counted once."""
+    found: dict[str, float] = {}
+    waiting = list(tasks)
+    while waiting:
+        task = waiting.pop()
+        if task.name not in found:
+            # A trunk of runs that were all made elsewhere was not run here.
+            trunk = task.trunk if task.trunk is not None and task.trunk.ended else None
+            found[task.name] = _spent(task) - (0.0 if trunk is None else _spent(trunk))
+            waiting += [trunk] if trunk is not None else []
+    return sum(found.values())

@@ -11,9 +11,9 @@ import numpy as np
 from pipeline.common.errors import UserError
 from pipeline.common.files import write_atomically
 from pipeline.report.figures import write_figures, write_rows
-from pipeline.report.markdown import table
 from pipeline.report.methods import COMPUTE, COMPUTE_WITH_SOURCE, Method
 from pipeline.report.page import build
+from pipeline.report.prose import table
 from pipeline.report.recorded import read_run
 from pipeline.report.savings import percent
 from pipeline.reproduction.results_page import diverged_part, mean_in_words, percents, write_page

@@ -19,9 +19,8 @@ from pipeline.growth.plan import GrowthPlan
 from pipeline.growth.state import State
 from pipeline.growth.weighted_norms import WeightedNorms
 from pipeline.report import prose
-from pipeline.report.attention.compared import GROWN, TRAINED, ComparedHeads
+from pipeline.report.attention.compared import GROWN, TRAINED, ComparedHeads, HeadOrigin, head_origins
 from pipeline.report.attention.options import AttentionOptions
-from pipeline.report.attention.origins import HeadOrigin, head_origins
 from pipeline.report.attention.plots import (
     KINDS,
     close_up,

@@ -13,8 +13,7 @@ from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 
 from pipeline.report import prose
-from pipeline.report.attention.compared import GROWN, SOURCE, TRAINED, ComparedHeads
-from pipeline.report.attention.origins import HeadKind, HeadOrigin
+from pipeline.report.attention.compared import GROWN, SOURCE, TRAINED, ComparedHeads, HeadKind, HeadOrigin
 from pipeline.report.attention.similarity import layer_similarity
 from pipeline.report.figures import SIZE, Plot, blank, legend_above
 

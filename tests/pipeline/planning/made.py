@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.planning.law import Law, setting_of, training_of
-from pipeline.planning.question import question_of
+from pipeline.planning.recipes import question_of
 from pipeline.planning.record import RunEntry, hyperparameters_of, phase_entry
-from pipeline.planning.schedules import Question
-from pipeline.planning.sizes import size_of
+from pipeline.planning.schedules import Question, size_of
 from pipeline.recipe import ModelConfig, Recipe
 
 ROOT = Path(__file__).parents[3]

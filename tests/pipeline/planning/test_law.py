@@ -7,7 +7,7 @@ from pipeline.common.errors import UserError
 from pipeline.planning.compared_runs import left_out
 from pipeline.planning.law import Law, Phase, Training, check_enough, fit, setting_of, training_of, uncertain
 from pipeline.planning.record import best_rates
-from tests.pipeline.planning.made import STEP, TRAITS, TRUE, entry, record, told, true_law
+from tests.pipeline.planning.made import TRAITS, TRUE, entry, record, told, true_law
 
 UNSEEN = [
     entry([(1, 1500), (12, 700)], [("stack", "grow")]),
@@ -82,8 +82,7 @@ def test_at_one_size_it_is_hoffmanns_law_and_a_growth_keeps_a_share_of_the_token
 
 
 def test_other_fits_spread_by_noise_little_where_runs_are_and_more_beyond_them():
-    entries = record(noise=0.004)
-    runs = [(training_of(one), one["loss"]) for one in entries]
+    runs = [(training_of(one), one["loss"]) for one in record(noise=0.004)]
     law = uncertain(fit(runs), runs, count=15)
     near, far = UNSEEN[0], entry([(1, 60_000), (12, 50_000)], [("stack", "grow")])
     spread = [float(np.std([law.loss(training_of(one), other) for other in law.others])) for one in (near, far)]
@@ -127,9 +126,8 @@ def test_each_grown_run_is_predicted_without_its_own_configuration():
     # Measured by what scratch takes to the same loss, in the law's own curve.
     true = true_law(*entries)
     last = odd["phases"][-1]
-    scratch = (
-        true.tokens_to(setting_of(odd), last["parameters"], entries[10]["loss"]) / STEP * last["flops"] / last["tokens"] * STEP
-    )
+    tokens = true.tokens_to(setting_of(odd), last["parameters"], entries[10]["loss"])
+    scratch = tokens * last["flops"] / last["tokens"]
     assert compared[1].saved == pytest.approx(1 - entries[10]["flops"] / scratch, abs=0.03)
 
 

@@ -15,14 +15,14 @@ from pipeline.common.errors import UserError
 from pipeline.families import scratch_config, target_config
 from pipeline.planning import page
 from pipeline.planning.compared_runs import ComparedRun, against_plan, comparison_table, most_off, predicted_by
-from pipeline.planning.law import Phase, training_of, uncertain
+from pipeline.planning.law import Law, Phase, training_of, uncertain
 from pipeline.planning.page import Answer
 from pipeline.planning.pilots import pilot_recipe, pilots
 from pipeline.planning.predictions import Predictor
-from pipeline.planning.question import of_target
-from pipeline.planning.recipes import recipe_of, schedule_of
+from pipeline.planning.recipes import of_target, recipe_of, schedule_of
+from pipeline.planning.record import RunEntry
 from pipeline.planning.rules import growth_tokens, rules
-from pipeline.planning.schedules import Given, Schedule, kinds_of
+from pipeline.planning.schedules import Given, Kind, Schedule, kinds_of
 from pipeline.planning.search import Search
 from pipeline.recipe import load_recipe
 from pipeline.training.plan.training_plan import plan_training
@@ -30,11 +30,25 @@ from pipeline.training.plan.workload import stage_flops
 from tests.pipeline.planning.made import STEP, VOCABULARY, entry, question, recipe, record, sized, true_law
 
 RECORD = record()
+EARLY = [one for one in RECORD if len(one["phases"]) == 1 or "12x1500" in one["name"]]
+"""Those whose growths come early."""
 KINDS = kinds_of(RECORD, question())
+TRAININGS = [training_of(one) for one in RECORD]
 
 
 def predictor(tokens: int = 2000 * STEP) -> Predictor:
-    return Predictor(question(tokens), true_law(*RECORD), [training_of(one) for one in RECORD])
+    return Predictor(question(tokens), true_law(*RECORD), TRAININGS)
+
+
+def deepened(before: int, after: int, kind: Kind = KINDS[0]) -> Schedule:
+    """One layer for some steps, then twelve."""
+    return Schedule((sized(1), sized(12)), (before, after), (kind,))
+
+
+def unsure(entries: list[RunEntry], noise: float = 0.004) -> Law:
+    """The law of the record, as uncertain as these runs leave it."""
+    law = replace(true_law(*RECORD), noise=noise)
+    return uncertain(law, [(training_of(one), one["loss"]) for one in entries], count=8)
 
 
 @pytest.fixture(scope="module")
@@ -64,16 +78,13 @@ def test_every_schedule_reaches_the_loss_of_scratch_and_none_of_any_other_shares
     assert all(later >= 0.998 * before for before, later in itertools.pairwise(costs))
     assert {len(row.schedule.sizes) for row in grown} == {2, 3, 4}
     # By hand: one layer for n steps, then twelve for m, in all the steps of a coarse grid.
-    (best,) = [
-        row
-        for row in grown
-        if row.schedule.sizes[0].name == "1x32" and len(row.schedule.sizes) == 2 and row.schedule.kinds[0].name == KINDS[0].name
-    ]
+    of_two = [row for row in grown if [size.name for size in row.schedule.sizes] == ["1x32", "12x32"]]
+    (best,) = [row for row in of_two if row.schedule.kinds[0].name == KINDS[0].name]
     law, cheapest = true_law(*RECORD), float("inf")
     for before, after in itertools.product(range(500, 4000, 50), range(300, 2000, 25)):
         if after / (before + after) < 0.25:
             continue
-        one = Schedule((sized(1), sized(12)), (before, after), (KINDS[0],))
+        one = deepened(before, after)
         if law.loss(one.training(asked)) <= search.predictor.goal:
             cheapest = min(cheapest, one.flops)
     assert best.schedule.flops == pytest.approx(cheapest, rel=0.05)
@@ -87,10 +98,8 @@ def test_what_a_schedule_costs_is_what_the_ledger_of_its_run_will_say(searched):
             configs.append(target_config(configs[-1], phase.target, growth=phase.growth))
         ds_config = {"train_batch_size": 16, "train_micro_batch_size_per_gpu": 16}
         training_plan = plan_training(planned, dict(enumerate(configs)), lambda stream: 0, ds_config, 1)
-        assert (
-            sum(stage_flops(planned, configs[plan.phase], plan).executed_total for plan in training_plan.stages)
-            == row.schedule.flops
-        )
+        flops = [stage_flops(planned, configs[plan.phase], plan).executed_total for plan in training_plan.stages]
+        assert sum(flops) == row.schedule.flops
         assert planned.schedule.span == "run" and planned.schedule.warmup_steps == 100
         again = schedule_of(planned, question(), "it")
         assert (again.name, again.flops) == (row.schedule.name, row.schedule.flops)
@@ -127,8 +136,7 @@ def test_what_is_saved_against_a_target_that_never_comes_to_the_loss_is_not_know
     law = true_law(*RECORD)
     # By this law more tokens make nothing better.
     values = [-1.0 if name == "b" else value for name, value in law.fitted.items()]
-    never = Predictor(question(), replace(law, values=np.array(values)), [training_of(one) for one in RECORD])
-    row = never.row(Schedule((sized(1), sized(12)), (1500, 700), (KINDS[0],)))
+    row = Predictor(question(), replace(law, values=np.array(values)), TRAININGS).row(deepened(1500, 700))
     assert (row.saved, row.saved_counted) == (None, None)
 
 
@@ -141,19 +149,10 @@ def test_a_state_does_not_grow_into_another_optimizer_s():
 
 
 def test_an_interval_is_wider_and_says_why_where_a_schedule_lies_beyond_the_runs():
-    runs = [(training_of(one), one["loss"]) for one in RECORD]
-    law = uncertain(true_law(*RECORD), runs, count=8)
-    one = Schedule((sized(1), sized(12)), (1500, 700), (KINDS[0],))
-    within = Predictor(question(), law, [training for training, _ in runs])
-    smaller = Predictor(
-        question(),
-        law,
-        [
-            training
-            for training, _ in runs
-            if training.tokens < 1600 * STEP and training.phases[-1].parameters < 2 * sized(1).parameters
-        ],
-    )
+    law, one = unsure(RECORD), deepened(1500, 700)
+    most = 2 * sized(1).parameters
+    few = [each for each in TRAININGS if each.tokens < 1600 * STEP and each.phases[-1].parameters < most]
+    within, smaller = (Predictor(question(), law, known) for known in (TRAININGS, few))
     known, unknown = within.row(one), smaller.row(one)
     assert known.beyond == () and known.interval[0] < known.saved < known.interval[1]
     assert unknown.saved == known.saved
@@ -164,28 +163,22 @@ def test_an_interval_is_wider_and_says_why_where_a_schedule_lies_beyond_the_runs
 
 
 def test_a_growth_later_than_any_of_the_setting_s_runs_is_told_and_its_interval_is_wider():
-    early = [one for one in RECORD if len(one["phases"]) == 1 or "12x1500" in one["name"]]
-    runs = [(training_of(one), one["loss"]) for one in early]
-    law = uncertain(true_law(*RECORD), runs, count=8)
-    seen, unseen = (Predictor(question(), law, [training_of(one) for one in known]) for known in (RECORD, early))
-    late = Schedule((sized(1), sized(12)), (1500, 500), (KINDS[0],))
+    law, late = unsure(EARLY), deepened(1500, 500)
+    seen, unseen = (Predictor(question(), law, [training_of(one) for one in known]) for known in (RECORD, EARLY))
     (told,) = unseen.row(late).beyond
     assert told == "25% of the tokens after the last growth, where the runs had at least 60%"
     (below, above), (narrow, high) = unseen.row(late).interval, seen.row(late).interval
     assert seen.row(late).beyond == () and above - below > 1.5 * (high - narrow)
     # A given source's schedule is over: its own tokens are none of the new one's.
     given = Given(question().smaller[0], 30_000 * STEP, 1, question().optimizer)
-    anew = (*KINDS[0].traits, "schedule anew")
-    at_once = Schedule((sized(1), sized(12)), (0, 2000), (replace(KINDS[0], traits=anew),), given)
+    anew = replace(KINDS[0], traits=(*KINDS[0].traits, "schedule anew"))
+    at_once = replace(deepened(0, 2000, anew), given=given)
     assert not any("after the last growth" in said for said in unseen.row(at_once).beyond)
 
 
 def test_of_a_chain_of_sizes_the_shares_with_the_highest_lower_end_are_taken_though_others_cost_less():
-    early = [one for one in RECORD if len(one["phases"]) == 1 or "12x1500" in one["name"]]
-    runs = [(training_of(one), one["loss"]) for one in early]
     # So unsure a law that a growth later than the runs' is widened by more than what it saves.
-    law = uncertain(replace(true_law(*RECORD), noise=0.05), runs, count=8)
-    search = Search(Predictor(question(), law, [one for one, _ in runs]), KINDS[:1])
+    search = Search(Predictor(question(), unsure(EARLY, noise=0.05), [training_of(one) for one in EARLY]), KINDS[:1])
     chosen = {tuple(size.name for size in row.schedule.sizes): row for row in search.grown()}
     otherwise = 0
     for sizes, kinds in search._chains():
@@ -198,12 +191,9 @@ def test_of_a_chain_of_sizes_the_shares_with_the_highest_lower_end_are_taken_tho
 
 
 def test_a_way_to_grow_that_the_setting_has_not_seen_is_told_with_what_such_predictions_were_off_by_and_stands_behind():
-    runs = [(training_of(one), one["loss"]) for one in RECORD]
-    law = uncertain(true_law(*RECORD), runs, count=8)
-    stacked = [
-        training for training, _ in runs if "depth random" not in [trait for traits in training.growths for trait in traits]
-    ]
-    seen, unseen = (Schedule((sized(1), sized(12)), (1500, 700), (kind,)) for kind in (KINDS[0], KINDS[-1]))
+    law = unsure(RECORD)
+    stacked = [training for training in TRAININGS if not any("depth random" in traits for traits in training.growths)]
+    seen, unseen = (deepened(1500, 700, kind) for kind in (KINDS[0], KINDS[-1]))
     assert "random" in KINDS[-1].name
     certain, wary = Predictor(question(), law, stacked), Predictor(question(), law, stacked, off=0.2)
     assert wary.row(seen) == certain.row(seen)
@@ -212,7 +202,7 @@ def test_a_way_to_grow_that_the_setting_has_not_seen_is_told_with_what_such_pred
     assert any("nine in ten such predictions were off by at most 20 points" in said for said in wide.beyond)
     # Nor one that grew so more often than any run: those of the record that grew twice are stacks.
     twice = Schedule((sized(1), sized(3), sized(12)), (1000, 500, 700), (KINDS[-1], KINDS[-1]))
-    every = Predictor(question(), law, [training for training, _ in runs], off=0.2)
+    every = Predictor(question(), law, TRAININGS, off=0.2)
     assert not any("as often" in said for said in every.row(unseen).beyond)
     assert any("as often" in said for said in every.row(twice).beyond)
     rows = Search(wary, KINDS).grown()
@@ -245,35 +235,25 @@ def test_rules_of_thumb_stand_beside_with_what_they_claim_themselves():
 
 def test_pilots_cost_at_most_their_share_and_shorter_ones_than_tell_anything_are_refused():
     asked = question(2_000_000 * STEP)
-    planned = pilots(asked, 0.02, KINDS)
-    assert 0.019 < sum(pilot.schedule.flops for pilot in planned) / asked.scratch_flops <= 0.02
-    fixed = [pilot.schedule for pilot in planned if not pilot.schedule.kinds]
+    planned = pilots(asked, 0.02, KINDS).values()
+    assert 0.019 < sum(pilot.flops for pilot in planned) / asked.scratch_flops <= 0.02
+    fixed = [pilot for pilot in planned if not pilot.kinds]
     assert len({one.sizes[0].name for one in fixed}) == 2 and len({one.steps for one in fixed}) == 3
-    assert sum(bool(pilot.schedule.kinds) for pilot in planned) == 1
+    assert sum(bool(pilot.kinds) for pilot in planned) == 1
     slow = recipe()
     slow = slow.model_copy(update={"schedule": slow.schedule.model_copy(update={"warmup_steps": 2000})})
-    short = pilot_recipe(slow, pilots(question(75_000 * STEP), 0.02, KINDS)[0], "runs/pilot")
+    short = pilot_recipe(slow, next(iter(pilots(question(75_000 * STEP), 0.02, KINDS).values())), "runs/pilot")
     (stage,) = short.stages
     assert short.schedule.warmup_steps == stage.steps // 5 < 200
     with pytest.raises(UserError, match=r"--pilot: with 0.02 of scratch's compute the shortest pilot has 1\d steps"):
         pilots(question(), 0.02, KINDS)
 
 
-def answered(tokens: int, **more: object) -> Answer:
+def answered(tokens: int) -> Answer:
     one = predictor(tokens)
     search = Search(one, KINDS[:1])
-    parts = {
-        "grown": search.grown(),
-        "fixed": search.fixed(),
-        "rules": [],
-        "asked": [],
-        "compared": [],
-        "runs": 9,
-        "pilot_flops": 0,
-        "rates": {0.002: 3, 0.001: 9},
-        "rate": 0.004,
-    }
-    return Answer(one, **parts | more)
+    rates = {0.002: 3, 0.001: 9}
+    return Answer(one, search.grown(), search.fixed(), [], [], [], runs=9, pilot_flops=0, rates=rates, rate=0.004)
 
 
 def test_a_target_off_the_frontier_is_told_first():
@@ -368,25 +348,22 @@ def test_a_source_grown_from_is_counted_and_not_counted():
     assert training.phases[0] == Phase(given.parameters, (1000 + best.schedule.steps[0]) * STEP)
     assert "schedule anew" in training.growths[0] and any("no run had `schedule anew`" in said for said in best.beyond)
     planned = recipe_of(recipe(), best.schedule, "runs/planned", "runs/small")
-    assert planned.source.path == "runs/small" and sum(
-        stage.steps for stage in planned.stages if hasattr(stage, "steps")
-    ) == sum(best.schedule.steps)
+    assert planned.source.path == "runs/small"
+    assert sum(stage.steps for stage in planned.train_stages) == sum(best.schedule.steps)
 
 
 def test_runs_are_held_against_the_plan_that_predicted_them_and_against_rules_of_thumb():
     answer = answered(2000 * STEP)
     rows = json.loads(json.dumps(page.to_rows(answer)))
     row = answer.grown[0]
-    steps = [
-        (size.sizes["num_hidden_layers"], count) for size, count in zip(row.schedule.sizes, row.schedule.steps, strict=True)
-    ]
+    layers = [size.sizes["num_hidden_layers"] for size in row.schedule.sizes]
+    steps = list(zip(layers, row.schedule.steps, strict=True))
     ran = entry(steps, [("stack", "grow")] * (len(steps) - 1)) | {"loss": row.loss + 0.01}
     (compared,) = against_plan(true_law(*RECORD), [ran], predicted_by(rows, [ran]))
     assert compared.interval == row.interval
     assert (compared.predicted, compared.saved_predicted) == (row.loss, row.saved)
-    assert compared.saved < compared.saved_predicted - 0.01 and compared.points == pytest.approx(
-        100 * (row.saved - compared.saved)
-    )
+    assert compared.saved < compared.saved_predicted - 0.01
+    assert compared.points == pytest.approx(100 * (row.saved - compared.saved))
     scratch = sum(row.schedule.steps) * sized(12).step_flops
     assert compared.same_tokens == pytest.approx(1 - row.schedule.flops / scratch)
     # By G_stack's claim scratch takes 300 tokens where its last size takes 194, and all that came before is paid for.

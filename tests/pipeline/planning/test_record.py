@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.common.errors import UserError
 from pipeline.families import graph_of, scratch_config
-from pipeline.planning.question import question_of
+from pipeline.planning.recipes import question_of
 from pipeline.planning.record import add_runs, entry_of, read_entries
 from pipeline.recipe import ModelConfig
 from tests.pipeline.planning.made import STEP, VOCABULARY, recipe
@@ -25,21 +25,12 @@ def test_a_grown_run_is_noted_with_both_sizes_their_tokens_and_what_they_cost(tm
     for phase, steps, cost, sizes in ((small, 20, 1, (32, 3, 4)), (large, 60, 4, (64, 5, 8))):
         assert (phase["hidden_size"], phase["num_hidden_layers"], phase["num_attention_heads"]) == sizes
         assert (phase["tokens"], phase["flops"]) == (steps * TOKENS, steps * cost * 10**9)
-        model = ModelConfig(
-            family="gpt2", **dict(zip(("hidden_size", "num_hidden_layers", "num_attention_heads"), sizes, strict=True))
-        )
+        model = ModelConfig(family="gpt2", hidden_size=sizes[0], num_hidden_layers=sizes[1], num_attention_heads=sizes[2])
         assert phase["parameters"] == graph_of(scratch_config(model, vocabulary, 0, 32)).parameters
     assert entry["flops"] == 260 * 10**9
     # Operators are those that the made-up certificate names; the run's schedule begins anew with each model.
-    assert entry["growths"] == [
-        {
-            "width": "nai",
-            "depth": "last_layer",
-            "optimizer_state": "grow",
-            "schedule_anew": True,
-            "options": {"new_moments": "copied"},
-        }
-    ]
+    growth = {"width": "nai", "depth": "last_layer", "optimizer_state": "grow", "schedule_anew": True}
+    assert entry["growths"] == [growth | {"options": {"new_moments": "copied"}}]
 
 
 def test_the_phases_of_a_given_source_stand_before_those_of_the_run_grown_from_it(tmp_path):
@@ -133,9 +124,6 @@ def test_a_record_that_is_not_there_is_refused(tmp_path):
 )
 def test_a_given_source_of_other_text_or_that_was_grown_is_refused(tmp_path, made, text, says):
     source = Made(tmp_path / "small", **made).write()
-    asked = recipe()
-    asked = asked.model_copy(
-        update={"data": asked.data.model_copy(update={"sequence_length": Made(source).recipe.data.sequence_length})}
-    )
+    asked = recipe(data=Made(source).recipe.data)
     with pytest.raises(UserError, match=f"--source: .*{says}"):
         question_of(asked, 2000 * STEP, text or entry_of(source)["text"], VOCABULARY, source)

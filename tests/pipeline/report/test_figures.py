@@ -4,7 +4,7 @@ import pytest
 from matplotlib import rc_context
 
 from pipeline.report.figures import SIZE, STYLE, amount, blank, legend_above, look
-from pipeline.report.smoothing import smoothed, thinned
+from pipeline.report.run_figures import smoothed, thinned
 
 
 def test_no_two_of_many_lines_look_alike_with_or_without_colour():

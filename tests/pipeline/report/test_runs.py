@@ -144,17 +144,11 @@ def test_savings_of_recorded_runs_come_out_as_by_hand(tmp_path):
     scratch = Made(tmp_path / "scratch", scratch=True, steps=30).write()
     grown = Made(tmp_path / "grown", steps=30).write()
     for path, points in ((scratch, [(15, "full", 6.2), (30, "full", 4.2)]), (grown, [(20, "grown", 5.2), (40, "full", 3.2)])):
-        lines = [
-            f'{{"step": {step}, "stage": "{stage}", "loss": {loss}, "scored_tokens": 1}}\n' for step, stage, loss in points
-        ]
-        (path / "eval.jsonl").write_text("".join(lines))
+        evaluations = [dict(zip(("step", "stage", "loss"), point, strict=True)) for point in points]
+        (path / "eval.jsonl").write_text("".join(json.dumps(one) + "\n" for one in evaluations))
     methods = methods_of(read_run(scratch), read_run(grown))
     assert reference(methods[0].curves(COMPUTE)).spent == 120 * GIGA
-    for quantity, with_source, share in (
-        ("flops", 0, 40 / 120),
-        ("flops", 1, 60 / 120),
-        ("steps", 0, 10 / 30),
-        ("steps", 1, 1),
-    ):
-        saved = methods[1].saving(View(quantity, bool(with_source)), methods[0])
-        assert saved.mean == pytest.approx(1 - share)
+    for quantity, *shares in (("flops", 40 / 120, 60 / 120), ("steps", 10 / 30, 1)):
+        for with_source, share in zip((False, True), shares, strict=True):
+            saved = methods[1].saving(View(quantity, with_source), methods[0])
+            assert saved.mean == pytest.approx(1 - share)

@@ -35,10 +35,8 @@ def ended(directory: Path, name: str, loss: float, of: dict[str, object] | None 
 
 def scratch(directory: Path, seed: int, loss: float, **of: object) -> Task:
     """The baseline: 60 steps, 240 GFLOP."""
-    task = ended(
-        directory, f"scratch-{seed}", loss, of={"method": "scratch", "title": "from scratch"} | of, scratch=True, seed=seed
-    )
-    return task
+    own = {"method": "scratch", "title": "from scratch"} | of
+    return ended(directory, f"scratch-{seed}", loss, of=own, scratch=True, seed=seed)
 
 
 def grown(directory: Path, seed: int, steps: int, loss: float, **of: object) -> Task:
@@ -60,18 +58,29 @@ def saved(tasks: list[Task], baseline: list[Task]):
     )
 
 
-def test_a_run_that_ends_as_low_saves_the_compute_that_it_did_not_take(tmp_path):
-    one = saved([grown(tmp_path, 1, 30, 3.9)], [scratch(tmp_path, 1, 4.0)])
-    assert one.counted.mean == pytest.approx(1 - 140 / 240)
-    assert one.source_free.mean == pytest.approx(1 - 120 / 240)
-    # A shorter run might have been there too.
-    assert one.at_least
+def on_the_line(first: float, last: float) -> float:
+    """The compute two thirds of the way between two runs, in its logarithm."""
+    return math.exp(math.log(first) + (math.log(last) - math.log(first)) * 2 / 3)
 
 
-def test_a_run_that_ends_higher_has_saved_nothing_that_is_known(tmp_path):
-    one = saved([grown(tmp_path, 1, 30, 4.1)], [scratch(tmp_path, 1, 4.0)])
-    assert one.by_seed == {1: None}
-    assert one.counted.mean is None and one.counted.runs == 1
+@pytest.mark.parametrize(
+    ("ends", "counted", "source_free", "at_least"),
+    [
+        # It ends as low as the baseline, at 4.0 for 240 GFLOP; a shorter run might have been there too.
+        ([(30, 3.9)], 140, 120, True),
+        # It ends higher: nothing is known to be saved.
+        ([(30, 4.1)], None, None, False),
+        # Between lengths the loss is interpolated in the logarithm of compute.
+        ([(20, 4.2), (40, 3.9), (55, 3.8)], on_the_line(100, 180), on_the_line(80, 160), False),
+        # Below the shortest run nothing is extrapolated.
+        ([(20, 3.9), (40, 3.9)], 100, 80, True),
+    ],
+)
+def test_a_run_that_ends_as_low_saves_the_compute_that_it_did_not_take(tmp_path, ends, counted, source_free, at_least):
+    one = saved([grown(tmp_path, 1, steps, loss) for steps, loss in ends], [scratch(tmp_path, 1, 4.0)])
+    for saving, cost in ((one.counted, counted), (one.source_free, source_free)):
+        assert saving.mean == (None if cost is None else pytest.approx(1 - cost / 240)) and saving.runs == 1
+    assert one.by_seed == {1: one.counted.mean} and one.at_least == at_least
 
 
 def test_a_seed_whose_run_diverged_has_not_come_to_the_loss(tmp_path):
@@ -80,22 +89,6 @@ def test_a_seed_whose_run_diverged_has_not_come_to_the_loss(tmp_path):
     one = saved(runs, [scratch(tmp_path, seed, 4.0) for seed in (1, 2)])
     assert one.by_seed == {1: pytest.approx(1 - 140 / 240), 2: None}
     assert one.counted.runs == 2
-
-
-def test_between_lengths_the_loss_is_interpolated_in_the_logarithm_of_compute(tmp_path):
-    runs = [grown(tmp_path, 1, steps, loss) for steps, loss in ((20, 4.2), (40, 3.9), (55, 3.8))]
-    one = saved(runs, [scratch(tmp_path, 1, 4.0)])
-    counted = math.exp(math.log(100) + (math.log(180) - math.log(100)) * 2 / 3)
-    free = math.exp(math.log(80) + (math.log(160) - math.log(80)) * 2 / 3)
-    assert one.counted.mean == pytest.approx(1 - counted / 240)
-    assert one.source_free.mean == pytest.approx(1 - free / 240)
-    assert not one.at_least
-
-
-def test_below_the_shortest_run_nothing_is_extrapolated(tmp_path):
-    one = saved([grown(tmp_path, 1, steps, 3.9) for steps in (20, 40)], [scratch(tmp_path, 1, 4.0)])
-    assert one.counted.mean == pytest.approx(1 - 100 / 240)
-    assert one.at_least
 
 
 def test_each_seed_is_held_against_the_baseline_s_of_that_seed(tmp_path):
@@ -219,8 +212,5 @@ def test_results_have_each_horizon_with_its_frontier_and_a_record_of_all_runs(tm
         assert "compute saved, everything counted" in page and "Where runs end" in page
         assert (out / f"horizon-{horizon}" / "figures" / "ends.png").exists()
     told = [json.loads(line) for line in (out / "runs.jsonl").read_text().splitlines()]
-    assert [(one["method"], one["horizon"], one["trial"]) for one in told if one["method"] == "copied"] == [
-        ("copied", 1.0, False),
-        ("copied", 1.0, False),
-    ]
+    assert [(one["horizon"], one["trial"]) for one in told if one["method"] == "copied"] == [(1.0, False)] * 2
     assert len(read_entries([out / "runs.jsonl"])) == len({one["run"] for one in told})

@@ -8,9 +8,8 @@ import yaml
 
 from pipeline.common.errors import UserError
 from pipeline.recipe import GrowStage
-from pipeline.reproduction.lengths import flops_by_stage, planned
 from pipeline.reproduction.suite import load_suite
-from pipeline.reproduction.tasks import Tasks
+from pipeline.reproduction.tasks import Tasks, flops_by_stage, planned
 from pipeline.training.run.branching import common_steps
 from tests.end_to_end.conftest import ROOT
 

@@ -78,11 +78,14 @@ def test_what_has_ended_is_not_run_again(templates, tmp_path):
     assert all(one.ended for one in tasks)
 
 
-def test_a_run_that_fails_is_named_with_its_log_and_nothing_new_begins(templates, tmp_path):
-    tasks = [task(tmp_path / "out", name) for name in ("a", "fails", "never")]
-    with pytest.raises(UserError, match=r"logs/fails\.log: the run fails ended with status 9"):
+@pytest.mark.parametrize(("fails", "status"), [("fails", 9), ("diverges", 3)])
+def test_a_run_that_fails_or_diverges_where_it_may_not_is_named_with_its_log_and_nothing_new_begins(
+    templates, tmp_path, fails, status
+):
+    tasks = [task(tmp_path / "out", name) for name in ("a", fails, "never")]
+    with pytest.raises(UserError, match=rf"logs/{fails}\.log: the run {fails} ended with status {status}"):
         runner_of(1).finish(tasks)
-    assert (templates / "started").read_text().split() == ["a", "fails"]
+    assert (templates / "started").read_text().split() == ["a", fails]
 
 
 def test_a_sweep_s_run_that_diverges_has_ended_for_good_with_an_infinite_loss(templates, tmp_path):
@@ -95,11 +98,6 @@ def test_a_sweep_s_run_that_diverges_has_ended_for_good_with_an_infinite_loss(te
     assert losses[1] < 5
 
 
-def test_a_run_that_may_not_diverge_and_does_fails(templates, tmp_path):
-    with pytest.raises(UserError, match=r"logs/diverges\.log: the run diverges ended with status 3"):
-        runner_of(1).finish([task(tmp_path / "out", "diverges")])
-
-
 def stop_once_it_lasts(templates: Path, started: Runner) -> None:
     def stop() -> None:
         deadline = time.monotonic() + 60
@@ -110,21 +108,22 @@ def stop_once_it_lasts(templates: Path, started: Runner) -> None:
     threading.Thread(target=stop).start()
 
 
-def test_a_stop_reaches_the_runs_in_hand_and_begins_no_other(templates, tmp_path):
+@pytest.mark.parametrize(
+    ("lasting", "raised", "words"),
+    [
+        ("lasts", Stopped, ""),
+        # One that fails as it is stopped is named.
+        ("lasts-and-fails", UserError, "the run lasts-and-fails ended with status 9"),
+    ],
+)
+def test_a_stop_reaches_the_runs_in_hand_and_begins_no_other(templates, tmp_path, lasting, raised, words):
     started = runner_of(1)
     stop_once_it_lasts(templates, started)
-    tasks = [task(tmp_path / "out", name) for name in ("lasts", "never")]
-    with pytest.raises(Stopped):
+    tasks = [task(tmp_path / "out", name) for name in (lasting, "never")]
+    with pytest.raises(raised, match=words):
         started.finish(tasks)
     assert not tasks[0].ended
-    assert (templates / "started").read_text().split() == ["lasts"]
-
-
-def test_a_run_that_fails_as_it_is_stopped_is_named(templates, tmp_path):
-    started = runner_of(1)
-    stop_once_it_lasts(templates, started)
-    with pytest.raises(UserError, match="the run lasts-and-fails ended with status 9"):
-        started.finish([task(tmp_path / "out", "lasts-and-fails")])
+    assert (templates / "started").read_text().split() == [lasting]
 
 
 def test_a_run_whose_start_a_stop_falls_into_is_told(templates, tmp_path, monkeypatch):
