@@ -14,7 +14,7 @@ from pipeline.reproduction.recorded_ends import RecordedEnd, check_one_text, rea
 from pipeline.reproduction.results import Comparison, write_results
 from pipeline.reproduction.runner import Runner, status_of_runs
 from pipeline.reproduction.suite import Patch
-from pipeline.reproduction.task import Task
+from pipeline.reproduction.task import Task, all_tasks
 from pipeline.reproduction.tasks import Tasks, best_rates
 from pipeline.training.preparation.preparation import prepared_text
 from pipeline.training.signals import Stopped
@@ -42,13 +42,13 @@ def run(arguments: argparse.Namespace) -> None:
 
     baseline = suite.methods[suite.baseline].title
     sweeps, trunks = _sharing(tasks, tasks.sweeps())
-    _check_recorded(recorded, _all(sweeps))
+    _check_recorded(recorded, all_tasks(sweeps))
     sources = tasks.sources(suite.methods.values(), seeds)
     try:
-        runner.finish([*_with_their(trunks, _all(sweeps)), *(task for runs in sources.values() for task in runs)])
+        runner.finish([*_with_their(trunks, all_tasks(sweeps)), *(task for runs in sources.values() for task in runs)])
     except (Stopped, UserError):
         if suite.saved_at == "end":
-            write_ended(directory, _all(sweeps), recorded)
+            write_ended(directory, all_tasks(sweeps), recorded)
         raise
     rates = best_rates(suite, sweeps)
     by_horizon, trunks = _sharing(tasks, {at: tasks.runs_of(suite.methods, seeds, rates, at) for at in suite.horizons})
@@ -113,13 +113,9 @@ def _finish_seed(runner: Runner, trunks: Sequence[Task], methods: Runs, baseline
         runner.finish(_with_their(trunks, due))
 
 
-def _all(found: Mapping[Any, Runs]) -> list[Task]:
-    return [task for runs in found.values() for of_one in runs.values() for task in of_one]
-
-
 def _sharing(tasks: Tasks, found: Mapping[Key, Runs]) -> tuple[dict[Key, Runs], list[Task]]:
     """The same runs, going on from those of the first steps that several have in common, and these."""
-    trunks, sharing = tasks.shared(_all(found))
+    trunks, sharing = tasks.shared(all_tasks(found))
     named = {task.name: task for task in sharing}
     return {
         key: {name: [named[task.name] for task in of_one] for name, of_one in runs.items()} for key, runs in found.items()

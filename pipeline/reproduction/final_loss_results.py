@@ -16,7 +16,7 @@ from data_prep.report.parts import Grid
 from pipeline.common.errors import UserError
 from pipeline.common.files import write_atomically
 from pipeline.planning.record import entry_of
-from pipeline.report.figures import BASELINE, GREY, STYLE, Plot, blank, legend_above, look, write_figures, write_rows
+from pipeline.report.figures import BASELINE, GREY, STYLE, Plot, blank, legend_above, look
 from pipeline.report.page import Savings, build
 from pipeline.report.prose import table
 from pipeline.report.savings import Saving, percent
@@ -30,9 +30,17 @@ from pipeline.reproduction.final_losses import (
     write_ended,
 )
 from pipeline.reproduction.recorded_ends import RecordedEnd
-from pipeline.reproduction.results_page import diverged_part, mean_in_words, paragraphs, percents, signed, write_page
+from pipeline.reproduction.results_page import (
+    diverged_part,
+    mean_in_words,
+    paragraphs,
+    percents,
+    signed,
+    write_page,
+    write_report,
+)
 from pipeline.reproduction.suite import Suite
-from pipeline.reproduction.task import Sweep, Task
+from pipeline.reproduction.task import Sweep, Task, all_tasks
 from pipeline.reproduction.tasks import swept_losses
 
 _PALE = 0.25
@@ -88,8 +96,7 @@ def write_final_losses(directory: Path, comparison: FinalLossComparison) -> None
     Raises UserError where a run of the baseline ended without a loss, and where not all runs were of one text.
     """
     suite = comparison.suite
-    tasks = [task for methods in comparison.horizons.values() for runs in methods.values() for task in runs]
-    swept = _trials(comparison.sweeps)
+    tasks, swept = all_tasks(comparison.horizons), all_tasks(comparison.sweeps)
     # First, since nothing else is worth writing of runs that do not compare.
     write_ended(directory, [*tasks, *swept], comparison.recorded)
     parts = _sweep_parts(suite, comparison.sweeps, comparison.rates)
@@ -114,10 +121,6 @@ def write_final_losses(directory: Path, comparison: FinalLossComparison) -> None
         _write_report(directory if len(suite.horizons) == 1 else directory / f"horizon-{number:g}", horizon)
     write_page(directory, comparison.title, comparison.jobs, [*tasks, *swept], [*parts, *diverged_part(tasks)])
     _write_runs(directory / "runs.jsonl", [*((task, False) for task in tasks), *((task, True) for task in swept)])
-
-
-def _trials(sweeps: Mapping[str, Sweep]) -> list[Task]:
-    return [task for sweep in sweeps.values() for runs in sweep.values() for task in runs]
 
 
 def _of_baseline(ends: Sequence[End]) -> dict[int, EndPoint]:
@@ -194,15 +197,13 @@ def _write_report(place: Path, horizon: _Horizon) -> None:
         for end in ends
         if end.run is not None
     ]
-    place.mkdir(parents=True, exist_ok=True)
     # Where the baseline's runs were made elsewhere, their curves are not here.
     if any(name == horizon.baseline for name, _ in named):
         content = {"lines": paragraphs("compared_by_ends"), "tables": [_ends_grid(horizon)], "plots": plots}
         page = build(named, horizon.baseline, savings=Savings(_saved_grid(horizon), content))
-        write_atomically(place / "report.html", page.html)
-        plots = page.plots
-    write_figures(place / "figures", plots)
-    write_rows(place / "rows", plots)
+        write_report(place, page.plots, page.html)
+    else:
+        write_report(place, plots)
 
 
 def _write_runs(path: Path, tasks: Sequence[tuple[Task, bool]]) -> None:
@@ -309,10 +310,10 @@ def _sweep_parts(suite: Suite, sweeps: Mapping[str, Sweep], rates: Mapping[str, 
     """The table of each method's trials, its best rate in bold, and what they cost; `rates` are the chosen ones."""
     if not sweeps:
         return [[f"Peak learning rate {rates[suite.baseline]:g}, not tuned."]]
-    trials = _trials(sweeps)
+    trials = all_tasks(sweeps)
     if not all(task.ended for task in trials):
         return [["The sweep of learning rates is not done."]]
-    spent = {name: sum(map(_spent, _trials({name: sweep}))) for name, sweep in sweeps.items()}
+    spent = {name: sum(map(_spent, all_tasks({name: sweep}))) for name, sweep in sweeps.items()}
     # One that diverged may have ended early.
     one = max(_spent(task) for runs in sweeps[suite.baseline].values() for task in runs)
     rows = []

@@ -9,15 +9,13 @@ from statistics import fmean
 import numpy as np
 
 from pipeline.common.errors import UserError
-from pipeline.common.files import write_atomically
-from pipeline.report.figures import write_figures, write_rows
 from pipeline.report.methods import COMPUTE, COMPUTE_WITH_SOURCE, Method
 from pipeline.report.page import build
 from pipeline.report.prose import table
 from pipeline.report.recorded import read_run
 from pipeline.report.savings import percent
-from pipeline.reproduction.results_page import diverged_part, mean_in_words, percents, write_page
-from pipeline.reproduction.task import Task
+from pipeline.reproduction.results_page import diverged_part, mean_in_words, percents, write_page, write_report
+from pipeline.reproduction.task import Task, all_tasks
 from pipeline.reproduction.tasks import swept_losses
 
 _SHARES = (0.25, 0.5, 0.75, 1.0)
@@ -54,12 +52,8 @@ def write_results(directory: Path, comparison: Comparison) -> None:
                 f"{run.path}: the run of the baseline ended with a held-out loss that is no number, so there is nothing to "
                 "compare with; lower the suite's rates"
             )
-    directory.mkdir(parents=True, exist_ok=True)
     page = build([(method.name, run) for method in methods for run in method.runs], baseline.name)
-    write_atomically(directory / "report.html", page.html)
-    write_figures(directory / "figures", page.plots)
-    write_rows(directory / "rows", page.plots)
-    groups = (comparison.sweep, comparison.sources, comparison.methods)
+    write_report(directory, page.plots, page.html)
     parts = [
         _sweep_table(comparison.rate, comparison.sweep),
         _sources_table(_ended(comparison.sources), baseline),
@@ -67,7 +61,7 @@ def write_results(directory: Path, comparison: Comparison) -> None:
         *diverged_part(task for tasks in comparison.methods.values() for task in tasks),
         _losses_table(methods, baseline),
     ]
-    tasks = [task for group in groups for of_one in group.values() for task in of_one]
+    tasks = all_tasks({"sweep": comparison.sweep, "sources": comparison.sources, "methods": comparison.methods})
     write_page(directory, comparison.title, comparison.jobs, tasks, parts)
 
 

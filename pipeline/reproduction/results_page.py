@@ -8,6 +8,7 @@ from statistics import fmean
 
 from pipeline.common.files import write_atomically
 from pipeline.report import prose
+from pipeline.report.figures import Plot, write_figures, write_rows
 from pipeline.report.methods import spread
 from pipeline.reproduction.task import Task
 from pipeline.runs import RunPaths
@@ -21,6 +22,15 @@ def write_page(directory: Path, title: str, jobs: int, tasks: Sequence[Task], pa
     if jobs > 1:
         head.append([f"{jobs} runs shared the machine at a time; times are not comparable."])
     write_atomically(directory / "results.md", "\n\n".join("\n".join(part) for part in [*head, *parts]) + "\n")
+
+
+def write_report(place: Path, plots: Sequence[Plot], html: str | None = None) -> None:
+    """Write figures with their rows, and report.html where there is one."""
+    place.mkdir(parents=True, exist_ok=True)
+    if html is not None:
+        write_atomically(place / "report.html", html)
+    write_figures(place / "figures", plots)
+    write_rows(place / "rows", plots)
 
 
 def diverged_part(tasks: Iterable[Task]) -> list[list[str]]:

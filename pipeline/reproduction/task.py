@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.common.errors import UserError
 from pipeline.common.files import write_atomically
@@ -104,3 +105,8 @@ class Task:
 
 Sweep = Mapping[float, Sequence[Task]]
 """The runs of one method by their peak rate."""
+
+
+def all_tasks(found: Mapping[Any, Mapping[Any, Sequence[Task]]]) -> list[Task]:
+    """Return the tasks of sweeps by method and rate, or of runs by horizon and method."""
+    return [task for runs in found.values() for of_one in runs.values() for task in of_one]

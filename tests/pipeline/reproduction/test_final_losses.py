@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.planning.record import read_entries
 from pipeline.recipe import Recipe
-from pipeline.reproduction import final_loss_results
+from pipeline.reproduction import final_loss_results, results_page
 from pipeline.reproduction.final_loss_results import FinalLossComparison, write_final_losses
 from pipeline.reproduction.final_losses import end_of, next_runs, saved_by_final_loss
 from pipeline.reproduction.suite import load_suite
@@ -163,8 +163,8 @@ def test_a_given_source_counts(tmp_path):
 
 @pytest.mark.slow
 def test_results_have_each_horizon_with_its_frontier_and_a_record_of_all_runs(tmp_path, monkeypatch):
-    own = partial(write_own, final_loss_results.write_figures)
-    monkeypatch.setattr(final_loss_results, "write_figures", own)
+    own = partial(write_own, results_page.write_figures)
+    monkeypatch.setattr(results_page, "write_figures", own)
     suite = load_suite(suite_file(tmp_path))
     rates = dict.fromkeys(suite.methods, 1e-3) | {"copied": 2e-3}
     sweeps = {

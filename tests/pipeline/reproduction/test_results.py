@@ -56,6 +56,12 @@ def rows(written: str, head: str) -> dict[str, list[str]]:
     return {cells[1].strip(): [cell.strip() for cell in cells[2:-1]] for cells in table}
 
 
+def results(directory: Path, methods: dict, sources: dict | None = None, jobs: int = 1) -> str:
+    """What is written of runs."""
+    write_results(directory, Comparison("made up", jobs, 1e-3, {}, sources or {}, methods, "scratch"))
+    return (directory / "results.md").read_text()
+
+
 def test_a_method_that_grows_twice_is_told_by_its_growth_into_the_target(tmp_path):
     methods = {
         "scratch": [task(tmp_path, "scratch", scratch=True)],
@@ -64,8 +70,7 @@ def test_a_method_that_grows_twice_is_told_by_its_growth_into_the_target(tmp_pat
         "not yet": [],
     }
     sources = {"as good": [task(tmp_path, "source", scratch=True, seed=0)]}
-    write_results(tmp_path / "out", Comparison("made up", 2, 1e-3, {}, sources, methods, "scratch"))
-    written = (tmp_path / "out" / "results.md").read_text()
+    written = results(tmp_path / "out", methods, sources, jobs=2)
     of_methods, at_equal_compute = rows(written, "method"), rows(written, "held-out loss after")
     assert of_methods["once"][4] == "5.5000"
     assert of_methods["twice"][4] == "5.4000"
@@ -91,8 +96,7 @@ def test_a_loss_before_the_last_step_is_no_final_loss(tmp_path):
         "half": [task(tmp_path, "half-1"), without_a_last_loss(task(tmp_path, "half-2", seed=2))],
     }
     sources = {"small": [without_a_last_loss(task(tmp_path, "source", scratch=True, seed=0))]}
-    write_results(tmp_path / "out", Comparison("made up", 1, 1e-3, {}, sources, methods, "scratch"))
-    written = (tmp_path / "out" / "results.md").read_text()
+    written = results(tmp_path / "out", methods, sources)
     of_methods = rows(written, "method")
     assert of_methods["lost"][5] == "none"
     assert of_methods["half"][5].endswith(" (1 of 2 runs)")
@@ -106,11 +110,9 @@ def test_runs_are_compared_with_the_baseline_s_of_the_same_seed(tmp_path):
         "scratch": [task(tmp_path, f"scratch-{seed}", scratch=True, seed=seed) for seed in (1, 2)],
         "grown": [task(tmp_path, f"grown-{seed}", seed=seed) for seed in (1, 2, 3)],
     }
-    write_results(tmp_path / "out", Comparison("made up", 1, 1e-3, {}, {}, methods, "scratch"))
-    both = rows((tmp_path / "out" / "results.md").read_text(), "method")["grown"][2].split(", ")
+    both = rows(results(tmp_path / "out", methods), "method")["grown"][2].split(", ")
     methods = {name: runs[1:2] for name, runs in methods.items()}
-    write_results(tmp_path / "second", Comparison("made up", 1, 1e-3, {}, {}, methods, "scratch"))
-    second = rows((tmp_path / "second" / "results.md").read_text(), "method")["grown"]
+    second = rows(results(tmp_path / "second", methods), "method")["grown"]
     assert len(both) == 2 and both[1] == second[2]
     assert f"{float(second[1].removesuffix(' %')):.0f}" == second[2]
 
@@ -123,8 +125,7 @@ def test_a_run_that_diverged_is_named_and_left_out(tmp_path):
     }
     for one in (methods["half"][1], methods["lost"][0]):
         one.mark_diverged()
-    write_results(tmp_path / "out", Comparison("made up", 1, 1e-3, {}, {}, methods, "scratch"))
-    written = (tmp_path / "out" / "results.md").read_text()
+    written = results(tmp_path / "out", methods)
     assert rows(written, "method")["half"][0] == "1"
     assert "lost" not in rows(written, "method")
     assert "Diverged, and left out of all figures: half-2, lost." in written
@@ -133,7 +134,7 @@ def test_a_run_that_diverged_is_named_and_left_out(tmp_path):
 def test_a_baseline_that_ended_without_a_loss_is_named(tmp_path):
     methods = {"scratch": [without_a_last_loss(task(tmp_path, "scratch", scratch=True))]}
     with pytest.raises(UserError, match="runs/scratch: the run of the baseline ended with a held-out loss that is no number"):
-        write_results(tmp_path / "out", Comparison("made up", 1, 1e-3, {}, {}, methods, "scratch"))
+        results(tmp_path / "out", methods)
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="no git here")
