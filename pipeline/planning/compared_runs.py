@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from statistics import fmean
 from typing import Any
 
@@ -13,7 +14,7 @@ from data_prep.report.parts import Grid
 from pipeline.common.errors import UserError
 from pipeline.planning.law import Law, Training, fit, training_of
 from pipeline.planning.predictions import HELD
-from pipeline.planning.record import RunEntry, configuration, noted_sizes, operators_of
+from pipeline.planning.record import RunEntry, configuration, noted_sizes, section_of
 from pipeline.planning.rules import STACKED_TOKENS
 from pipeline.report.prose import whole_percent
 
@@ -91,16 +92,17 @@ def left_out(law: Law, entries: Sequence[RunEntry], setting: str, *, ways: bool 
     def group_of(one: Training) -> Training | frozenset[tuple[str, ...]]:
         return frozenset(one.growths) if ways else one
 
+    @cache
+    def law_without(group: Training | frozenset[tuple[str, ...]]) -> Law:
+        return fit([run for run in runs if run[0].setting != setting or group_of(run[0]) != group], law)
+
     alone = fit_alone(runs)
-    laws: dict[Training | frozenset[tuple[str, ...]], Law] = {}
     found = []
     for group in alike.values():
         entry, training = group[0]
-        key = group_of(training)
-        if key not in laws:
-            laws[key] = fit([run for run in runs if run[0].setting != setting or group_of(run[0]) != key], law)
-        predicted = laws[key].loss(training)
-        found.append(_compared(alone, mean_of([one for one, _ in group]), predicted, saved(laws[key], entry, predicted)))
+        other = law_without(group_of(training))
+        predicted = other.loss(training)
+        found.append(_compared(alone, mean_of([one for one, _ in group]), predicted, saved(other, entry, predicted)))
     return found
 
 
@@ -133,12 +135,9 @@ def predicted_by(rows: Sequence[PlannedRow], entries: Sequence[RunEntry], *, oth
                 f"--compare: {entry['name']} is a run of {setting}, and the plan is of {'; '.join(settings)}; make a plan with "
                 "the run's own recipe"
             )
-        growths = [
-            {**operators_of(growth), "optimizer_state": growth["optimizer_state"], **growth["options"]}
-            for growth in entry["growths"]
-        ]
-        sizes = [noted_sizes(phase) for phase in entry["phases"]]
-        row = by_schedule.get(_key(sizes, [phase["tokens"] for phase in entry["phases"]], growths))
+        phases = entry["phases"]
+        sizes, tokens = [noted_sizes(phase) for phase in phases], [phase["tokens"] for phase in phases]
+        row = by_schedule.get(_key(sizes, tokens, [section_of(growth) for growth in entry["growths"]]))
         if row is None and not others:
             raise UserError(f"--compare: the plan predicts no run of the sizes, tokens and growths of {entry['name']}")
         found.append(row if same else None)

@@ -178,23 +178,25 @@ def figure(answer: Answer) -> Plot:
     rows: list[dict[str, Any]] = []
     with matplotlib.rc_context(STYLE):
         drawn, axes = blank((6.2, 4.2))
+
+        def draw(label: str, costs: Sequence[float], losses: Sequence[float], **how: Any) -> None:
+            axes.plot([cost / scale for cost in costs], losses, label=label, **how)
+            rows.extend({"what": label, "flops": cost, "loss": loss} for cost, loss in zip(costs, losses, strict=True))
+
+        costs = [share * question.scratch_flops for share in np.geomspace(0.1, 1.2, 24).tolist()]
         sizes = sorted(question.smaller, key=lambda size: size.step_flops)
         for number, size in enumerate([*sizes, question.target]):
             target = size is question.target
-            costs = [share * question.scratch_flops for share in np.geomspace(0.1, 1.2, 24).tolist()]
             tokens = [cost / size.step_flops * question.step_tokens for cost in costs]
             losses = [law.fixed(question.setting, size.parameters, each) for each in tokens]
             look = BASELINE if target else LOOKS[number % len(LOOKS)]
-            label = f"{size.name} alone" + (", the target" if target else "")
-            axes.plot([cost / scale for cost in costs], losses, color=look.color, linestyle=look.dash, label=label)
-            rows += [{"what": label, "flops": cost, "loss": loss} for cost, loss in zip(costs, losses, strict=True)]
+            draw(f"{size.name} alone" + ", the target" * target, costs, losses, color=look.color, linestyle=look.dash)
         axes.axhline(answer.predictor.goal, color="#999999", linewidth=0.8)
         points = [(answer.grown[:_SHOWN], "*", "grown"), (answer.rules, "s", "rule of thumb"), (answer.asked, "D", "named")]
         for rows_of, marker, label in points:
             if rows_of:
-                costs, losses = [row.schedule.flops for row in rows_of], [row.loss for row in rows_of]
-                axes.plot([cost / scale for cost in costs], losses, marker, color="black", markersize=6, label=label)
-                rows += [{"what": label, "flops": cost, "loss": loss} for cost, loss in zip(costs, losses, strict=True)]
+                flops, losses = [row.schedule.flops for row in rows_of], [row.loss for row in rows_of]
+                draw(label, flops, losses, linestyle="", marker=marker, color="black", markersize=6)
         axes.set_xlabel(f"executed compute ({name})")
         axes.set_ylabel("predicted held-out loss")
         legend_above(drawn, axes)

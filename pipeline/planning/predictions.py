@@ -4,7 +4,8 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -38,7 +39,7 @@ class Row:
     """What a rule of thumb itself claims to save."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Predictor:
     """A law, asked about the schedules of a question."""
 
@@ -48,19 +49,26 @@ class Predictor:
     """What the law was fitted on."""
     off: float = 0.0
     """By how much nine of ten predicted savings of the setting's grown runs were wrong at most that the law had not seen."""
-    goal: float = field(init=False)
-    """The loss of the target from scratch."""
-    _noise: np.ndarray = field(init=False)
 
-    def __post_init__(self) -> None:
-        # Of single runs: a seed moves each of them.
-        self.goal = self.law.loss(self.question.scratch)
-        self._noise = self.law.noise * np.random.default_rng(0).standard_normal(len(self.law.others))
+    @cached_property
+    def goal(self) -> float:
+        """The loss of the target from scratch."""
+        return self.law.loss(self.question.scratch)
 
-    @property
+    @cached_property
     def least(self) -> float:
         """The fewest tokens that a smaller size is to be trained on: below half of the shortest run the law knows nothing."""
-        return min(one.phases[0].tokens for one in self.trainings if one.setting == self.question.setting) / 2
+        return min(one.phases[0].tokens for one in self._own) / 2
+
+    @cached_property
+    def _own(self) -> list[Training]:
+        """Those of the question's setting."""
+        return [one for one in self.trainings if one.setting == self.question.setting]
+
+    @cached_property
+    def _noise(self) -> np.ndarray:
+        """What a seed moves each single run by."""
+        return self.law.noise * np.random.default_rng(0).standard_normal(len(self.law.others))
 
     def row(self, schedule: Schedule, label: str = "", claim: float | None = None) -> Row:
         """Return what the law predicts of a schedule."""
@@ -88,26 +96,20 @@ class Predictor:
 
     def _grows_differently(self, training: Training) -> bool:
         """Whether no run of the setting grew in this way, or as often: its prediction is then put together from others."""
-        own = [Counter(one.growths) for one in self.trainings if one.setting == self.question.setting]
-        return not any(Counter(training.growths) <= each for each in own)
+        return not any(Counter(training.growths) <= Counter(one.growths) for one in self._own)
 
     def _beyond(self, training: Training) -> tuple[tuple[str, ...], float]:
         """Return in what a training lies beyond the runs, and by what factor its interval is wider for that."""
-        own = [one for one in self.trainings if one.setting == self.question.setting]
         grown = [one for one in self.trainings if one.growths]
         found, factor = [], 1.0
+        largest = max(phase.parameters for phase in training.phases)
         limits = [
-            (
-                "parameters",
-                max(phase.parameters for phase in training.phases),
-                [p.parameters for one in own for p in one.phases],
-            ),
-            ("tokens", training.tokens, [one.tokens for one in own]),
+            ("parameters", largest, [phase.parameters for one in self._own for phase in one.phases]),
+            ("tokens", training.tokens, [one.tokens for one in self._own]),
         ]
         if training.growths:
-            limits.append(
-                ("times as many parameters in one growth", max(_ratios(training)), [r for one in grown for r in _ratios(one)])
-            )
+            ratios = [ratio for one in grown for ratio in _ratios(one)]
+            limits.append(("times as many parameters in one growth", max(_ratios(training)), ratios))
         for what, asked, seen in limits:
             most = max(seen, default=0)
             if asked > 1.05 * most:

@@ -79,6 +79,11 @@ def operators_of(growth: GrowthEntry) -> dict[str, str]:
     return {axis: operator for axis, operator in operators.items() if operator is not None}
 
 
+def section_of(growth: GrowthEntry) -> dict[str, Any]:
+    """Return the growth as keys of a recipe's growth section."""
+    return {**operators_of(growth), "optimizer_state": growth["optimizer_state"], **growth["options"]}
+
+
 @with_config(_ANY_OTHERS)
 class ScheduleEntry(TypedDict):
     """The keys of a schedule by which settings differ."""

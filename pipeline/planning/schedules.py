@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 from pipeline.families import graph_of, scratch_config, sizes_of
 from pipeline.flops.counts import ForwardFlops, training_step
 from pipeline.planning.law import Phase, Training, traits_of, under
-from pipeline.planning.record import GrowthEntry, RunEntry, noted_sizes, operators_of
+from pipeline.planning.record import GrowthEntry, RunEntry, noted_sizes, operators_of, section_of
 from pipeline.recipe import ModelConfig, Recipe
 from pipeline.training.plan.training_plan import expected_scored
 
@@ -96,8 +96,7 @@ class Kind:
         # A list of layers is of the sizes that it was written for.
         if len(operators) != 1 or "list" in operators.values():
             return None
-        section = {**operators, "optimizer_state": growth["optimizer_state"], **growth["options"]}
-        return cls(next(iter(operators)), json.dumps(section), traits_of(growth))
+        return cls(next(iter(operators)), json.dumps(section_of(growth)), traits_of(growth))
 
     @property
     def section(self) -> dict[str, Any]:
