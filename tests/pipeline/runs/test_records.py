@@ -10,12 +10,13 @@ import pytest
 from pipeline.common.errors import UserError
 from pipeline.common.files import write_json
 from pipeline.evaluation.scores import Score, read_scores, record
+from pipeline.report import card
 from pipeline.report.card import known_of_run, model_card
 from pipeline.report.growths import explain
 from pipeline.report.page import tiles, warnings
 from pipeline.report.recorded import read_run
-from pipeline.runs import RunPaths
-from pipeline.runs.records import SummaryRecord, duplicates_of, read_record, reasons_of
+from pipeline.runs import RunPaths, records
+from pipeline.runs.records import SummaryRecord, duplicates_of, read_recipe, read_record, reasons_of
 from pipeline.training.run.summary import render
 from tests.pipeline.growth.models import small_model
 from tests.pipeline.report.recorded_runs import Made
@@ -27,8 +28,8 @@ DAMAGED = (None, -5, "text", {"a": 1}, 1e400)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> RunPaths:
-    """A run with every kind of record, each with the keys that are not always there."""
+def run(tmp_path_factory) -> Iterator[RunPaths]:
+    """A run with every kind of record, each with the keys that are not always there; its recipe is read once."""
     paths = RunPaths(Made(tmp_path_factory.mktemp("records") / "run", source_steps=5, steps=6, lost=2).write())
     certificate = json.loads(paths.certificate(1).read_text())
     certificate["measured"] |= {"tokens": "random", "dtype": "float64"}
@@ -43,7 +44,11 @@ def run(tmp_path_factory) -> RunPaths:
         paths.scores,
         [Score("run", "m0", "full", 11, "lambada", {"accuracy": 0.5}, {"accuracy": 0.1}, data, {}, 1.0, **digests)],
     )
-    return paths
+    recipe = read_recipe(paths)
+    with pytest.MonkeyPatch.context() as patched:
+        for reader in (card, records):
+            patched.setattr(reader, "read_recipe", lambda _: recipe)
+        yield paths
 
 
 def read_card(run: RunPaths) -> None:
@@ -59,9 +64,9 @@ def read_report(run: RunPaths) -> None:
 
 
 def read_standing(run: RunPaths) -> None:
-    recorded = read_run(run.path)
-    warnings(recorded)
-    tiles(recorded)
+    read = read_run(run.path)
+    warnings(read)
+    tiles(read)
 
 
 def read_all_scores(run: RunPaths) -> None:

@@ -1,5 +1,6 @@
 """Tokenizers held against the models that they are to go with."""
 
+import functools
 import re
 
 import pytest
@@ -34,21 +35,34 @@ def test_a_tokenizer_goes_with_its_own_family_and_ids_differ_where_transformers_
             check_beside(tokenizer, small_model("qwen2").config)
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Return the tokenizer that is trained by a configuration, each once."""
+
+    @functools.cache
+    def train(config: TokenizerConfig):
+        directory = tmp_path_factory.mktemp("trained")
+        train_tokenizer(made_up_texts(120), config, directory)
+        return load_tokenizer(directory)
+
+    return train
+
+
 @pytest.mark.parametrize("family", TRAINED)
 @pytest.mark.parametrize(
     "settings", [{"algorithm": "sentencepiece_bpe"}, _UNIGRAM, _QWEN, {"algorithm": "wordpiece", "family": "bert"}]
 )
-def test_a_tokenizer_is_trained_for_the_models_beside_which_autotokenizer_gives_its_ids(tmp_path, settings, family):
+def test_a_tokenizer_is_trained_for_the_models_beside_which_autotokenizer_gives_its_ids(trained, settings, family):
     config = TokenizerConfig(vocab_size=500, **settings)
-    train_tokenizer(made_up_texts(120), config, tmp_path)
+    tokenizer = trained(config)
     try:
         check_training(config, FAMILIES[family])
     except UserError as error:
         assert re.search("AutoTokenizer makes (another|a qwen2) tokenizer of", str(error))
         with pytest.raises(UserError, match="gives other ids where this lies beside a"):
-            check_beside(load_tokenizer(tmp_path), small_config(FAMILIES[family]))
+            check_beside(tokenizer, small_config(FAMILIES[family]))
     else:
-        check_beside(load_tokenizer(tmp_path), small_config(FAMILIES[family]))
+        check_beside(tokenizer, small_config(FAMILIES[family]))
 
 
 def test_a_source_with_another_tokenizer_is_refused_by_both_names(tmp_path):
