@@ -60,9 +60,14 @@ class Tasks:
             limit=evaluation.tasks_limit,
             every=evaluation.tasks_token_every,
         )
+
+        def logits(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            return model.logits(input_ids, attention_mask=attention_mask).tokens
+
+        ranks = (distributed.device(), distributed.rank(), distributed.world_size(), distributed.total)
+        scorer = Scorer(model.module, logits, *ranks, f"{stage}: step {step}")
         model.engine.eval()
-        scorer, data = _scorer(model, f"{stage}: step {step}"), _data(self._recipe)
-        scored = score_tasks(evaluation.tasks, scorer, model.family, encoder, data, options)
+        scored = score_tasks(evaluation.tasks, scorer, model.family, encoder, _data(self._recipe), options)
         model.engine.train()
         # The weights are in pieces, and not for long what they are: there is no digest of them.
         return [Score(self._recipe.run_dir, None, stage, step, **task._asdict(), **encoder.digests) for task in scored]
@@ -71,11 +76,3 @@ class Tasks:
 def _data(recipe: Recipe) -> list[Path] | None:
     folders = recipe.evaluation.data
     return None if folders is None else [Path(folder) for folder in folders]
-
-
-def _scorer(model: TrainedModel, name: str) -> Scorer:
-    def logits(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        return model.logits(input_ids, attention_mask=attention_mask).tokens
-
-    ranks = (distributed.device(), distributed.rank(), distributed.world_size(), distributed.total)
-    return Scorer(model.module, logits, *ranks, name)
