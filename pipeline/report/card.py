@@ -220,8 +220,8 @@ def _scored_on(score: dict[str, Any]) -> str:
     return ", ".join([*count, *named, *digest, *how])
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+def _cell(text: str | None) -> str:
+    return str(text).replace("|", "\\|")
 
 
 def _number(value: float) -> str:
