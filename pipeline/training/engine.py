@@ -26,13 +26,12 @@ from pipeline.growth.zero_sink import fill_engine
 from pipeline.recipe import OptimizerConfig
 from pipeline.training.attention import packing_known, seen_alone, within_documents
 from pipeline.training.ds_config import fetched_by_module, zero_stage
-from pipeline.training.freezing import Freezable
+from pipeline.training.freezing import Freezable, RowGroups, elements_of
 from pipeline.training.layers import LayerSettings, prepare_model
 from pipeline.training.losses import Logits, logits_of
 from pipeline.training.muon import FreezableMuon
 from pipeline.training.optimizer import build_optimizer, optimizer_groups
 from pipeline.training.parameter_groups import ParameterGroup, groups_of_parameters
-from pipeline.training.row_groups import RowGroups, elements_of
 from pipeline.training.sequence_parallel import ALONE, SequenceGroup, mask_of
 
 

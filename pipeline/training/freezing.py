@@ -1,12 +1,15 @@
 """What every optimizer here can do: leave parameter groups out of a step, or refuse it whole."""
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
+from pipeline.deepspeed.masters import Master
 from pipeline.growth.added_steps import ADDED_STEPS_LEFT
 from pipeline.growth.state import default_value
 from pipeline.growth.zero_sink import SCALARS
@@ -137,7 +140,7 @@ class Freezable(torch.optim.Optimizer):
                 masks = self.row_groups.get(parameter, {})
                 for name in filter(masks.__contains__, separate):
                     mask = masks[name].to(parameter.device)
-                    some = torch.nn.Parameter(first_elements(parameter.detach(), mask)[mask])
+                    some = nn.Parameter(first_elements(parameter.detach(), mask)[mask])
                     some.grad = first_elements(parameter.grad, mask)[mask]
                     self.state[some] = {key: first_elements(value, mask)[mask] for key, value in state.items()}
                     separated[name].append(some)
@@ -193,3 +196,55 @@ def separate_rows(group: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def first_elements(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return the elements that a mask of `row_groups` is of, flat: padding may stand behind them."""
     return values.view(-1)[: len(mask)]
+
+
+class RowGroups:
+    """Which rows of a parameter are of which parameter group; those of a frozen group have no gradient.
+
+    Such parameters are matrices of tokens with new ones among them, and fused experts.
+    """
+
+    def __init__(self, parameter: nn.Parameter, shape: tuple[int, ...], rows: Mapping[str, torch.Tensor]) -> None:
+        """`shape` is that of the whole parameter; `rows` are the numbers of each group's rows, by the group's name."""
+        self.width = math.prod(shape[1:])
+        self.masks = {name: torch.zeros(shape[0], dtype=torch.bool) for name in rows}
+        for name, numbers in rows.items():
+            self.masks[name][numbers] = True
+        self._frozen: torch.Tensor | None = None
+        # Before ranks' gradients are summed: neither a norm nor a momentum then knows of the others.
+        parameter.register_hook(self._of_learning)
+
+    def learn(self, groups: Collection[str]) -> None:
+        """Let the rows of these groups learn."""
+        frozen = torch.stack([mask for name, mask in self.masks.items() if name not in groups] or [torch.zeros(1)])
+        self._frozen = frozen.any(0) if bool(frozen.any()) else None
+
+    def _of_learning(self, gradient: torch.Tensor) -> torch.Tensor:
+        if self._frozen is None:
+            return gradient
+        self._frozen = self._frozen.to(gradient.device)
+        return gradient.masked_fill(self._frozen.view(-1, *[1] * (gradient.dim() - 1)), 0)
+
+
+def elements_of(masters: Iterable[Master], rows: Mapping[str, RowGroups]) -> dict[torch.Tensor, dict[str, torch.Tensor]]:
+    """Return, of each master with rows of such parameters, which of its elements are of which group; bool, flat.
+
+    A master may begin and end within a row. Padding behind the last row is left out.
+    """
+    found: dict[torch.Tensor, dict[str, torch.Tensor]] = {}
+    for master in masters:
+        slices = [held for held in master.slices if held.name in rows and held.numel]
+        # A master that lies on a disk is empty.
+        size = max((held.end for held in slices), default=0)
+        masks: dict[str, torch.Tensor] = {}
+        for held in slices:
+            width = rows[held.name].width
+            first, last = held.start // width, -(-held.stop // width)
+            begin = held.start - first * width
+            for name, mask in rows[held.name].masks.items():
+                elements = mask[first:last].repeat_interleave(width)[begin : begin + held.numel]
+                if bool(elements.any()):
+                    masks.setdefault(name, torch.zeros(size, dtype=torch.bool))[held.place : held.end] = elements
+        if masks:
+            found[master.stepped] = {name: mask.to(master.stepped.device) for name, mask in masks.items()}
+    return found
