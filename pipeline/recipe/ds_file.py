@@ -4,6 +4,7 @@ Nothing of DeepSpeed is imported: its own models judge their sections later (`pi
 """
 
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -221,6 +222,11 @@ def read_ds_config(path: Path) -> dict[str, Any]:
         holder = config.get(section, {}) if section else config
         if isinstance(holder, dict) and name in holder and not _asks_for_nothing(key, holder.pop(name)):
             raise UserError(f"{path}: {key}: not supported: {reason}; remove the key")
-    monitors: dict[str, Any] = dict.fromkeys(MONITORS, (Section, {}))
-    validate(create_model("DeepSpeedFile", __base__=_DeepSpeedFile, **monitors), config, str(path))
+    validate(_with_monitors(), config, str(path))
     return config
+
+
+@cache
+def _with_monitors() -> type[_DeepSpeedFile]:
+    monitors: dict[str, Any] = dict.fromkeys(MONITORS, (Section, {}))
+    return create_model("DeepSpeedFile", __base__=_DeepSpeedFile, **monitors)

@@ -30,7 +30,8 @@ class Run:
         options = {} if width_rates == "none" else {"width_rates": width_rates, "base_width": 32}
         options |= {"muon_lr": 0.02} if name == "muon" else {}
         # An eps that is small beside all gradients: AdamW's is scaled by `element_rates` alone.
-        config = OptimizerConfig(name=name, lr=RATES[name], weight_decay=0.1, eps=1e-15, **options)
+        options |= {} if name == "lion" else {"eps": 1e-15}
+        config = OptimizerConfig(name=name, lr=RATES[name], weight_decay=0.1, **options)
         graph = graph_of(model.config)
         groups = optimizer_groups(model, graph, cut(len(graph.layers), []), config)
         for group in groups:

@@ -83,4 +83,4 @@ def test_another_signal_later_than_an_echo_ends_the_process_at_once(running, stu
     time.sleep(0.4)
     process.send_signal(signal.SIGUSR1)
     assert process.wait(20) == EXIT_STOPPED
-    assert "SIGUSR1, the second request: ended at once;" in process.stderr.read()
+    assert "SIGUSR1: a second request to stop, so the run ended at once;" in process.stderr.read()
