@@ -222,11 +222,11 @@ def read_ds_config(path: Path) -> dict[str, Any]:
         holder = config.get(section, {}) if section else config
         if isinstance(holder, dict) and name in holder and not _asks_for_nothing(key, holder.pop(name)):
             raise UserError(f"{path}: {key}: not supported: {reason}; remove the key")
-    validate(_with_monitors(), config, str(path))
+    validate(_with_sections(MONITORS), config, str(path))
     return config
 
 
 @cache
-def _with_monitors() -> type[_DeepSpeedFile]:
-    monitors: dict[str, Any] = dict.fromkeys(MONITORS, (Section, {}))
-    return create_model("DeepSpeedFile", __base__=_DeepSpeedFile, **monitors)
+def _with_sections(names: tuple[str, ...]) -> type[_DeepSpeedFile]:
+    sections: dict[str, Any] = dict.fromkeys(names, (Section, {}))
+    return create_model("DeepSpeedFile", __base__=_DeepSpeedFile, **sections)
