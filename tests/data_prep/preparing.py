@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import zstandard
 
 from data_prep.settings import DataPrepConfig
+from data_prep.summary import REPORT
 
 BYTE_LEVEL = {"vocab_size": 300, "algorithm": "byte_level_bpe"}
 
@@ -44,6 +45,11 @@ def few_descriptors(more: int = 64) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def dropped_examples(directory: Path) -> list[dict[str, Any]]:
+    """The examples that a preparation leaves of what it dropped."""
+    return [json.loads(line) for line in (directory / REPORT).read_text(encoding="utf-8").splitlines()]
 
 
 def cleaned_records(directory: Path) -> list[dict[str, Any]]:

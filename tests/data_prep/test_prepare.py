@@ -10,7 +10,7 @@ import pytest
 from data_prep.jobs.workers import Alone
 from data_prep.manifest import HELDOUT, SPLITS, TRAIN, PreparedData
 from data_prep.prepare import find_prepared, prepare, prepare_together
-from data_prep.settings import DataPrepConfig, TokenizerConfig
+from data_prep.settings import DataPrepConfig
 from data_prep.shards import Shard
 from pipeline.common.errors import UserError
 from tests.conftest import make_documents
@@ -50,7 +50,7 @@ def test_a_folder_is_prepared_as_its_files_are_and_what_is_left_out_is_logged(co
     assert [decoded(whole, split) for split in SPLITS] == [decoded(named, split) for split in SPLITS]
 
 
-def test_equal_input_is_prepared_once_and_equal_twice(corpus, tmp_path, caplog):
+def test_equal_input_is_prepared_once_and_equal_twice_and_for_other_settings_elsewhere(corpus, tmp_path, caplog):
     caplog.set_level(logging.INFO, "data_prep")
     first = prepare(config(corpus, tmp_path / "a"))
     written = modified(first.directory)
@@ -62,12 +62,8 @@ def test_equal_input_is_prepared_once_and_equal_twice(corpus, tmp_path, caplog):
     for path in first.directory.rglob("*.*"):
         assert path.read_bytes() == (elsewhere.directory / path.relative_to(first.directory)).read_bytes(), path.name
 
-
-def test_other_input_goes_elsewhere(corpus, tmp_path):
-    first = prepare(config(corpus, tmp_path))
-    other = prepare(config(corpus, tmp_path, min_length=400))
-    assert other.directory != first.directory
-    assert other.corpora[0].dropped["too short"] > 0
+    other = prepare(config(corpus, tmp_path / "a", min_length=400))
+    assert other.directory != first.directory and other.corpora[0].dropped["too short"] > 0
 
 
 def test_the_manifest_tells_what_is_there(prepared):
@@ -79,7 +75,7 @@ def test_the_manifest_tells_what_is_there(prepared):
     tokens = np.concatenate([shard.tokens for shard in shards(prepared, TRAIN)])
     share = np.unique(tokens, return_counts=True)[1] / len(tokens)
     assert prepared.unigram_entropy(prepared.weights) == pytest.approx(-(share * np.log(share)).sum(), rel=1e-12)
-    there = {str(path.relative_to(prepared.directory)) for path in prepared.directory.rglob("*") if path.is_file()}
+    there = {str(path.relative_to(prepared.directory)) for path in modified(prepared.directory)}
     assert set(manifest.files) == there - {"manifest.json"}
     for name, digest in manifest.files.items():
         content = (prepared.directory / name).read_bytes()
@@ -122,11 +118,9 @@ def test_named_heldout_files_are_the_heldout_split(corpus, tmp_path):
 
 
 def test_a_tokenizer_without_text_for_its_vocabulary_is_refused(tmp_path):
-    path = tmp_path / "short.txt"
-    path.write_text("\n\n".join(f"{number} words" for number in range(300)))
+    path = write_jsonl(tmp_path / "short.jsonl", (f"{number} words" for number in range(300)))
     with pytest.raises(UserError, match=r"tokenizer\.vocab_size: 30000"):
-        request = config(path, tmp_path / "out").model_copy(update={"tokenizer": TokenizerConfig(vocab_size=30_000)})
-        prepare(request)
+        prepare(preparation(tmp_path / "out", {"files": [path]}, tokenizer={"vocab_size": 30_000}))
 
 
 def test_what_is_found_prepared_is_what_would_be_prepared(corpus, tmp_path):

@@ -1,6 +1,5 @@
 """Decontamination within a preparation: what goes, what is counted, and what is told of it."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from data_prep.plans.drafting import draft_plan
 from data_prep.plans.frozen_plan import freeze
 from data_prep.prepare import prepare
 from data_prep.text.rejects import CONTAMINATED, EXAMPLES
-from tests.data_prep.preparing import preparation, write_jsonl
+from tests.data_prep.preparing import dropped_examples, preparation, write_jsonl
 from tests.data_prep.prose import made_up_texts
 from tests.data_prep.test_prepare import decoded
 
@@ -51,8 +50,7 @@ def test_documents_go_or_passages_or_nothing_and_are_counted_in_any_case(tmp_pat
         for number in range(30):
             begin, end = CLEAN[number][:140], CLEAN[number][160:]
             assert any(text.startswith(begin) and text.endswith(end) for text in texts)
-    lines = [json.loads(line) for line in (data.directory / "dropped.jsonl").read_text().splitlines()]
-    shown = [line for line in lines if line["kind"] == "contaminated"]
+    shown = [line for line in dropped_examples(data.directory) if line["kind"] == "contaminated"]
     assert len(shown) == EXAMPLES and {line["set"] for line in shown} == {"exam"}
     assert all("text.jsonl: line " in line["where"] and line["passage"].isupper() for line in shown)
 

@@ -1,6 +1,5 @@
 """The page of a prepared folder: its numbers are the manifest's, and what a text holds does nothing."""
 
-import json
 import shutil
 from itertools import combinations
 
@@ -15,7 +14,7 @@ from data_prep.stages.verify import damaged
 from data_prep.summary import REPORT
 from pipeline.common.errors import UserError
 from pipeline.common.files import file_digest
-from tests.data_prep.preparing import preparation, write_jsonl
+from tests.data_prep.preparing import dropped_examples, preparation, write_jsonl
 from tests.data_prep.prose import made_up_texts
 from tests.data_prep.test_earlier_versions import edit
 from tests.data_prep.tokenizers.forms import FORMS
@@ -151,7 +150,7 @@ def test_a_browser_shows_it_whole_at_any_width_and_fetches_nothing(data, tmp_pat
 
 def test_copies_stand_beside_what_stays(data):
     page = Tables(build(data))
-    lines = [json.loads(line) for line in (data.directory / REPORT).read_text(encoding="utf-8").splitlines()]
+    lines = dropped_examples(data.directory)
     pairs = [line for line in lines if line["kind"] in ("exact", "near")]
     assert {line["kind"] for line in pairs} == {"exact", "near"}
     for line in pairs:
@@ -208,8 +207,8 @@ def test_a_folder_of_an_earlier_version_is_shown(data, folder):
     """Without what later versions record: by which step, language, domain; whose examples are, and where they stand."""
     path = folder.directory / REPORT
     early = ("kind", "document", "kept", "similarity", "text", "kept_text")
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    write_jsonl(path, ({key: line[key] for key in early} for line in lines if line["kind"] in ("exact", "near")))
+    pairs = (line for line in dropped_examples(folder.directory) if line["kind"] in ("exact", "near"))
+    write_jsonl(path, ({key: line[key] for key in early} for line in pairs))
 
     def age(content) -> None:
         for key in ("format", "evaluation_sets", "encoding"):

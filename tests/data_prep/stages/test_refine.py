@@ -1,14 +1,12 @@
 """Steps behind deduplication."""
 
-import json
-
 import pytest
 
 from data_prep.prepare import prepare
 from data_prep.settings import DataPrepConfig
 from data_prep.steps.length import Length
 from pipeline.common.errors import UserError
-from tests.data_prep.preparing import cleaned_records, preparation, write_jsonl
+from tests.data_prep.preparing import cleaned_records, dropped_examples, preparation, write_jsonl
 from tests.data_prep.prose import made_up_texts
 
 TEXTS = made_up_texts(60)
@@ -52,7 +50,7 @@ def test_steps_behind_deduplication_see_what_stays_as_it_is_left(config):
     assert corpus.dropped == {"begins with a digit": 20, "exact copy": 6}
     assert corpus.changed[UPPER] == 40 and corpus.dropped_by[UPPER] == {"begins with a digit": 20}
     assert sum(corpus.splits[split].documents for split in corpus.splits) == 40
-    examples = [json.loads(line) for line in (data.directory / "dropped.jsonl").read_text().splitlines()]
+    examples = dropped_examples(data.directory)
     assert [line["columns"]["id"] for line in examples if line.get("reason") == "begins with a digit"] == [0, 3, 6, 9, 12]
 
 

@@ -16,7 +16,7 @@ from data_prep.prepare import prepare
 from data_prep.settings import CleanedTextConfig, DataPrepConfig
 from data_prep.text.kinds import find_kind
 from pipeline.common.errors import UserError
-from tests.data_prep.preparing import cleaned_records, preparation, write_jsonl
+from tests.data_prep.preparing import cleaned_records, dropped_examples, preparation, write_jsonl
 from tests.data_prep.prose import made_up_texts
 
 RECORDS = [
@@ -92,7 +92,7 @@ def test_datasets_reads_what_was_kept_and_what_was_dropped_together(data, tmp_pa
 
 def test_examples_of_what_was_dropped_name_file_and_line_and_columns(data):
     (path,) = data.manifest.config.corpora[0].files
-    examples = [json.loads(line) for line in (data.directory / "dropped.jsonl").read_text().splitlines()]
+    examples = dropped_examples(data.directory)
     copy = next(line for line in examples if line["kind"] == "exact")
     assert (copy["where"], copy["kept_where"]) == (f"{path}: line 61", f"{path}: line 6")
     assert copy["columns"]["id"] == copy["kept_columns"]["id"] == 5
