@@ -33,15 +33,15 @@ def is_published(config: DataPrepConfig) -> bool:
     target = Remote(config.output_dir)
     if target.is_web:
         raise UserError(f"output_dir: {target}: a web server takes no files; name a bucket, or a folder here")
-    whole = target.below_it(MANIFEST).exists()
-    if whole or target.below_it(PLAN).exists():
-        check_settings(_plan(target.below_it(PLAN)), config, target)
+    whole = (target / MANIFEST).exists()
+    if whole or (target / PLAN).exists():
+        check_settings(_plan(target / PLAN), config, target)
     if whole:
         return True
-    target.below_it(_TRIED).write(b"")
+    (target / _TRIED).write(b"")
     # Who may write need not be allowed to remove.
     with suppress(UserError):
-        target.below_it(_TRIED).remove()
+        (target / _TRIED).remove()
     return False
 
 
@@ -66,7 +66,7 @@ def publish(root: Path, target: Remote, workers: Workers) -> None:
     uploaded = job.run(stage)
     if workers.rank == 0:
         _check_uploaded(root, target, {facts.counts["name"]: facts.counts["fingerprint"] for facts in uploaded})
-        target.below_it(MANIFEST).upload(root / MANIFEST)
+        (target / MANIFEST).upload(root / MANIFEST)
         shutil.rmtree(records)
         logger.info("data: %s is published, out of %s, which is no longer needed", target, root)
     workers.barrier()
@@ -74,7 +74,7 @@ def publish(root: Path, target: Remote, workers: Workers) -> None:
 
 def _begin(root: Path, target: Remote, job: Job, stage: "Publish") -> None:
     """Upload the plan, and have files uploaded again that are not at the store as they were uploaded."""
-    plan = target.below_it(PLAN)
+    plan = target / PLAN
     is_there = plan.exists()
     if is_there and _plan(plan).digest != read_plan(root / PLAN).digest:
         raise UserError(
@@ -90,8 +90,8 @@ def _begin(root: Path, target: Remote, job: Job, stage: "Publish") -> None:
 def _check_uploaded(root: Path, target: Remote, uploaded: dict[str, str]) -> None:
     there = target.fingerprints()
     # A listing may say less of a file than the file itself.
-    others = [name for name, mine in uploaded.items() if there.get(name) != mine and target.below_it(name).draft()[2] != mine]
-    if target.below_it(PLAN).content() != (root / PLAN).read_bytes():
+    others = [name for name, mine in uploaded.items() if there.get(name) != mine and (target / name).draft()[2] != mine]
+    if (target / PLAN).content() != (root / PLAN).read_bytes():
         others = [PLAN, *others]
     if others:
         raise UserError(
@@ -118,7 +118,7 @@ class Publish:
     def work(self, item: Item, outputs: Outputs, advance: Advance) -> dict[str, Any]:
         """Upload one file."""
         name = self._names[int(item.name)]
-        file = self._target.below_it(name)
+        file = self._target / name
         file.upload(self._root / name)
         advance(item.size)
         return {"name": name, "fingerprint": file.draft()[2], "bytes_out": item.size}
@@ -131,9 +131,9 @@ def fetch(url: str, directory: Path) -> PreparedData:
     comes is not what was published, and where `directory` holds another preparation.
     """
     source = Remote(url)
-    if not source.below_it(MANIFEST).exists():
+    if not (source / MANIFEST).exists():
         raise UserError(f"{url}: no {MANIFEST} is there, so it is no prepared data, or not published to its end")
-    text = source.below_it(MANIFEST).content()
+    text = (source / MANIFEST).content()
     files = _files(text, f"{url}/{MANIFEST}")
     directory.mkdir(parents=True, exist_ok=True)
     with locked(directory / ".lock", wait=False):
@@ -175,7 +175,7 @@ def _fetch(source: Remote, directory: Path, files: dict[str, str]) -> None:
             path = directory / name
             with meter.item(sizes[name]) as advance:
                 if not path.is_file() or file_digest(path) != digest:
-                    _download(source.below_it(name), path, digest, advance)
+                    _download(source / name, path, digest, advance)
 
 
 def _download(file: Remote, path: Path, digest: str, advance: Advance) -> None:

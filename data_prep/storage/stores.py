@@ -131,8 +131,7 @@ class Remote:
         found = patiently(self.url, lambda: file_system.find(path))
         return sorted((self._sibling(name) for name in found if not name.endswith("/")), key=lambda file: file.parts)
 
-    def below_it(self, name: str) -> "Remote":
-        """Return the file of a name below this folder."""
+    def __truediv__(self, name: str) -> "Remote":
         return Remote(f"{self.url.rstrip('/')}/{name}")
 
     def exists(self) -> bool:
