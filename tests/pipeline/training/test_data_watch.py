@@ -96,7 +96,10 @@ def test_steps_since_a_shard_was_known_to_be_whole_are_named(folder):
     first = watch(folder)
     flip(folder / f"{WIKI}.bin", BLOCK + 1)
     signs, told = seen(first, step=12)
-    assert signs == (1, 1) and "; steps 1 to 12 may have been trained on it: remove the checkpoints of steps beyond 0 " in told
+    assert (
+        signs == (1, 1)
+        and "; steps 1 to 12 may have been trained on it: remove the checkpoints of steps beyond 0, and start" in told
+    )
     flip(folder / f"{WIKI}.bin", BLOCK + 1)
     first = watch(folder)
     seen(first)
