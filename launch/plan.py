@@ -3,8 +3,7 @@
 import sys
 from pathlib import Path
 
-# The packages beside this folder, also for an interpreter for which they are not installed.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the packages, also where they are not installed
 
 from pipeline.cli.plan import main
 

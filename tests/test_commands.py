@@ -318,6 +318,7 @@ def test_data_of_such_text_is_prepared_and_printed_on_a_terminal_of_ascii(tmp_pa
 
 def test_what_cannot_begin_anew_names_the_variable_that_helps(module, monkeypatch):
     monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    monkeypatch.setattr(sys, "argv", ["not-this-process"])
     monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("this process is not the command itself"))
     assert starting.start(lambda: None, module("def work(arguments): return 0")) == 0
     with pytest.raises(UnicodeEncodeError) as error:

@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,14 +18,7 @@ from pipeline.operators.__main__ import table
 from pipeline.recipe.reference import anchor, reference
 
 COMMANDS = (
-    *(
-        "launch/pretrain.py",
-        "launch/grow.py",
-        "launch/evaluate.py",
-        "launch/report.py",
-        "launch/plan.py",
-        "launch/reproduce.py",
-    ),
+    *(f"launch/{name}.py" for name in ("pretrain", "grow", "evaluate", "report", "plan", "reproduce")),
     "-m data_prep",
 )
 
@@ -45,10 +37,9 @@ def keys() -> dict[str, str]:
 
 def operators() -> str:
     """Return the page of the operators' tables."""
+    named = {option.name: option for each in (*WIDTH.values(), *DEPTH.values()) for option in each.options}
     options = ["| option | default | |", "|---|---|---|"]
-    for option in {option.name: option for each in (*WIDTH.values(), *DEPTH.values()) for option in each.options}.values():
-        options.append(f"| `{option.name}` | `{option.default}` | {option.description} |")
-    for option in UPCYCLING:
+    for option in (*named.values(), *UPCYCLING):
         options.append(f"| `{option.name}` | `{option.default}` | {option.description} |")
     return "\n\n".join(
         (
@@ -86,15 +77,9 @@ def command_lines() -> str:
     return "\n\n".join(("# Command lines", about, *sections))
 
 
-PAGES: dict[str, Callable[[], str]] = {
-    "operators.md": operators,
-    "command-lines.md": command_lines,
-}
-
-
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages to the site."""
-    pages = keys() | {name: page() for name, page in PAGES.items()}
+    pages = keys() | {"operators.md": operators(), "command-lines.md": command_lines()}
     for name, text in pages.items():
         files.append(File.generated(config, f"reference/{name}", content=text))
     return files

@@ -18,23 +18,13 @@ Experts = Annotated[int, Field(gt=0, le=MOST_EXPERTS)]
 
 
 OWN_KEYS = {
-    "n_embd": "hidden_size",
-    "n_layer": "num_hidden_layers",
-    "n_head": "num_attention_heads",
-    "n_inner": "intermediate_size",
+    **dict.fromkeys(("n_embd", "dim", "d_model"), "hidden_size"),
+    **dict.fromkeys(("n_layer", "n_layers", "num_layers"), "num_hidden_layers"),
+    **dict.fromkeys(("n_head", "n_heads", "num_heads"), "num_attention_heads"),
+    **dict.fromkeys(("n_inner", "hidden_dim", "d_ff"), "intermediate_size"),
+    **dict.fromkeys(("d_kv", "qk_rope_head_dim"), "head_dim"),
+    **dict.fromkeys(("num_local_experts", "n_routed_experts"), "num_experts"),
     "n_positions": "max_position_embeddings",
-    "dim": "hidden_size",
-    "n_layers": "num_hidden_layers",
-    "n_heads": "num_attention_heads",
-    "hidden_dim": "intermediate_size",
-    "d_model": "hidden_size",
-    "num_layers": "num_hidden_layers",
-    "num_heads": "num_attention_heads",
-    "d_kv": "head_dim",
-    "d_ff": "intermediate_size",
-    "num_local_experts": "num_experts",
-    "n_routed_experts": "num_experts",
-    "qk_rope_head_dim": "head_dim",
 }
 """A family's own keys (GPT-2's, DistilBERT's, T5's) -> those that all families share, which stand for the same sizes."""
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import yaml
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from pipeline.common.config import NonNegativeInt, PositiveInt, StrictModel
 from pipeline.recipe.data import DataConfig
@@ -21,7 +21,6 @@ from pipeline.recipe.stages import (
     GROWN_STAGE,
     SOURCE_STAGE,
     STAGE_KINDS,
-    UNITS,
     GrownPhase,
     LengthConfig,
     ModelPhase,
@@ -65,46 +64,10 @@ class SourceConfig(LengthConfig):
         return self
 
 
-class GivenSource(SourceConfig):
-    """A model that is there."""
-
-    path: str
-    model: None
-
-
-class BuiltSource(SourceConfig):
-    """A model that is built in this run."""
-
-    path: None
-    model: ModelConfig
-
-
-class TrainedSource(BuiltSource):
-    """One that is trained, too."""
-
-    @property
-    def length(self) -> tuple[str, float]:
-        """How long, as in LengthConfig."""
-        return next((unit, value) for unit in UNITS if (value := getattr(self, unit)) is not None)
-
-
-class InitializedSource(BuiltSource):
-    """One that is left as it was initialized."""
-
-
-def _of_its_kind(source: SourceConfig) -> SourceConfig:
-    built = InitializedSource if source.length is None else TrainedSource
-    kind = built if source.path is None else GivenSource
-    return kind.model_construct(source.model_fields_set, **dict(source))
-
-
 if TYPE_CHECKING:
-    Source: TypeAlias = GivenSource | TrainedSource | InitializedSource
     AnyStage: TypeAlias = Stage
 else:
     AnyStage = any_stage(STAGE_KINDS)
-    # Read as one section, so that messages name its keys and no kind.
-    Source = Annotated[SourceConfig, AfterValidator(_of_its_kind)]
 
 
 class Recipe(StrictModel):
@@ -133,7 +96,7 @@ class Recipe(StrictModel):
     at others than multiples of 64. Weights, checkpoints and exported models have the true vocabulary."""
     data: DataConfig
     """What is trained on."""
-    source: Source
+    source: SourceConfig
     """The small model, which grows."""
     target: TargetConfig
     """The large model, as far as it differs."""
@@ -167,21 +130,16 @@ class Recipe(StrictModel):
     @property
     def phases(self) -> list[ModelPhase]:
         """The models that the recipe trains, in turn; the source's own phase is empty where it is not trained here."""
-        source, grown = self._phases
-        return [source, *grown]
-
-    @property
-    def grown_phases(self) -> list[GrownPhase]:
-        """The phases of the models that are grown in the run, of which there is one or more."""
-        return self._phases[1]
-
-    @property
-    def _phases(self) -> tuple[ModelPhase, list[GrownPhase]]:
         phases, length = Phases(self.growth), self.source.length
         if length is not None:
             phases.train(TrainStage.model_validate({"name": SOURCE_STAGE, "lr": self.source.lr, length[0]: length[1]}))
         phases.grow(GROWN_STAGE, self.target, self.growth)
         return phases.apply(self.stages)
+
+    @property
+    def grown_phases(self) -> list[GrownPhase]:
+        """The phases of the models that are grown in the run, of which there is one or more."""
+        return [phase for phase in self.phases if isinstance(phase, GrownPhase)]
 
     @property
     def train_stages(self) -> list[TrainStage]:

@@ -153,16 +153,15 @@ class Phases:
         self._growths.append((name, target, growth or self._growth))
         self._trained.append([])
 
-    def apply(self, stages: Sequence["Stage"]) -> tuple[ModelPhase, list[GrownPhase]]:
-        """Return the source's phase and the others as all of the stages have them."""
+    def apply(self, stages: Sequence["Stage"]) -> list[ModelPhase]:
+        """Return the source's phase and those of the grown models, as all of the stages have them."""
         for stage in stages:
             stage.apply(self)
         source, *others = map(tuple, self._trained)
-        grown = [
-            GrownPhase(number, name, trained, target, growth)
-            for number, (trained, (name, target, growth)) in enumerate(zip(others, self._growths, strict=True), 1)
-        ]
-        return ModelPhase(0, SOURCE_STAGE, source), grown
+        phases = [ModelPhase(0, SOURCE_STAGE, source)]
+        for number, (trained, (name, target, growth)) in enumerate(zip(others, self._growths, strict=True), 1):
+            phases.append(GrownPhase(number, name, trained, target, growth))
+        return phases
 
 
 class Stage(StrictModel):

@@ -109,11 +109,6 @@ def test_stages_have_their_shares_of_the_whole_length(length, expected):
     assert [stage.length[1] for stage in recipe.stages if isinstance(stage, TrainStage)] == pytest.approx(expected)
 
 
-def test_shares_of_flops_are_named():
-    with pytest.raises(UserError, match=r"progressive\.shares: auto is of tokens.*name shares of the FLOPs"):
-        read_recipe(content(MODEL, steps=None, flops=1e18), "r")
-
-
 def test_one_schedule_spans_the_run_and_what_is_said_of_it_is_kept():
     def schedule(said: dict | None = None, **section) -> dict:
         given = {} if said is None else {"schedule": said}
@@ -195,6 +190,7 @@ def test_what_auto_took_is_told_with_its_reason_and_the_expansion_is_a_recipe():
         ({"shares": [0.6, 0.15, 0.1]}, {}, "schedule.decay_ratio: the rate would fall over the last 0.2 of the run"),
         ({"shares": [0.4, 0.2, 0.2]}, {"schedule": {"decay_ratio": 0.3}}, "is trained for 0.2 of it"),
         ({"steps": 2}, {}, "progressive.steps: 0.15 of 2 is less than one of the steps"),
+        ({"steps": None, "flops": 1e18}, {}, "at the first size; name shares of the FLOPs, or give the length in steps"),
         ({"steps": None}, {}, "progressive: the length of the whole run is missing"),
         ({"tokens": 5}, {}, "progressive: a length in `steps` and another in `tokens`"),
         ({"growth": [{}]}, {}, "progressive.growth: its length is 1, and the run grows 3 times"),

@@ -9,7 +9,7 @@ from pipeline.common.hub import commit_of, find_directory
 from pipeline.families import FAMILIES, PAIR_FAMILIES, check_trained, scratch_config
 from pipeline.growth.sources import open_source, preview_source
 from pipeline.growth.state import Source
-from pipeline.recipe import BuiltSource, ModelConfig, Recipe
+from pipeline.recipe import ModelConfig, Recipe
 from pipeline.training import distributed
 
 
@@ -78,7 +78,7 @@ def _check_pairs(source: Source, pairs: bool) -> None:
 
 def built_model(recipe: Recipe) -> ModelConfig:
     """The model that is built in a run whose source is not given."""
-    assert isinstance(recipe.source, BuiltSource), recipe.source
+    assert recipe.source.model is not None, recipe.source
     return recipe.source.model
 
 
