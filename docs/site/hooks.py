@@ -17,10 +17,7 @@ from pipeline.operators import DEPTH, UPCYCLING, WIDTH
 from pipeline.operators.__main__ import table
 from pipeline.recipe.reference import anchor, reference
 
-COMMANDS = (
-    *(f"launch/{name}.py" for name in ("pretrain", "grow", "evaluate", "report", "plan", "reproduce")),
-    "-m data_prep",
-)
+COMMANDS = (*(f"launch/{name}.py" for name in ("pretrain", "grow", "evaluate", "report", "plan", "reproduce")), "-m data_prep")
 
 
 def keys() -> dict[str, str]:

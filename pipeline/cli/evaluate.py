@@ -28,29 +28,28 @@ def parse() -> argparse.Namespace:
         epilog="%(prog)s starts one process. Several: deepspeed --module pipeline.cli.evaluate ..., or in a checkout "
         "deepspeed launch/evaluate.py ...",
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--model",
         type=Path,
         nargs="+",
         required=True,
         help="Hugging Face directories or hub names, runs (their newest), checkpoints",
     )
-    parser.add_argument("--revision", help="a branch, tag or commit of the models on the hub (default: main)")
-    parser.add_argument(
-        "--config", type=Path, help="a model's config.json, or its directory, for a DeepSpeed checkpoint that holds none"
-    )
-    parser.add_argument(
+    add("--revision", help="a branch, tag or commit of the models on the hub (default: main)")
+    add("--config", type=Path, help="a model's config.json, or its directory, for a DeepSpeed checkpoint that holds none")
+    add(
         "--task",
         nargs="+",
         required=True,
         help=f"wikitext2, wikitext103, ptb, lambada, text:FILE; {', '.join(TUNING)}; lm_eval:NAME",
     )
-    parser.add_argument("--data", type=Path, nargs="+", help="folders with the tasks' files (default: the hub)")
-    parser.add_argument("--out", type=Path, help="append to this file, and to no run's scores.jsonl")
-    parser.add_argument("--dtype", choices=DTYPES, help="(default: bfloat16 on a GPU, float32 without)")
-    parser.add_argument("--batch_size", type=_positive, default=8, help="rows at once on each rank (default: %(default)s)")
-    parser.add_argument("--limit", type=_positive, help="score the first so many examples of each task alone")
-    parser.add_argument(
+    add("--data", type=Path, nargs="+", help="folders with the tasks' files (default: the hub)")
+    add("--out", type=Path, help="append to this file, and to no run's scores.jsonl")
+    add("--dtype", choices=DTYPES, help="(default: bfloat16 on a GPU, float32 without)")
+    add("--batch_size", type=_positive, default=8, help="rows at once on each rank (default: %(default)s)")
+    add("--limit", type=_positive, help="score the first so many examples of each task alone")
+    add(
         "--split_special_tokens",
         choices=("true", "false"),
         default="true",
@@ -64,7 +63,7 @@ def parse() -> argparse.Namespace:
     harness = parser.add_argument_group("lm_eval")
     harness.add_argument("--include_path", type=Path, help="a folder with task files of your own")
     add_arguments(parser)
-    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
+    add("--local_rank", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     for task in arguments.task:
         check_task(task, "--task")

@@ -30,30 +30,19 @@ def parse() -> argparse.Namespace:
         description=__doc__.splitlines()[0],
         epilog="The flags under `growth` are the recipe's growth section, which pipeline/recipe/growth.py describes.",
     )
-    parser.add_argument(
-        "--source", required=True, help="the model: a Hugging Face directory or hub name, a run, a DeepSpeed checkpoint"
-    )
-    parser.add_argument("--revision", help="a branch, tag or commit of the source on the hub (default: main)")
-    parser.add_argument(
-        "--config", type=Path, help="the source's config.json, or its directory, for a DeepSpeed checkpoint that holds none"
-    )
-    parser.add_argument(
-        "--target", default="", help="a Hugging Face config.json, or the sizes that change as key=value,... (default: none)"
-    )
-    parser.add_argument(
-        "--tokenizer", help="the target's tokenizer, a directory or hub name, where it is another than the source's"
-    )
-    parser.add_argument("--seed", type=int, default=1234, help="of random maps, noise and new values (default: %(default)s)")
-    parser.add_argument(
-        "--format", choices=["hf", "zero3"], required=True, help="a Hugging Face directory or a ZeRO-3 checkpoint"
-    )
-    parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default: the source's)")
-    parser.add_argument("--world_size", type=int, help="ranks of the ZeRO-3 checkpoint; in a dry run, of training (default: 1)")
-    parser.add_argument("--out", type=Path, help="a directory that is not there yet; a dry run needs none")
-    parser.add_argument("--foreign", action="store_true", help="take a checkpoint that has lost its files.json")
-    parser.add_argument(
-        "--dry_run", action="store_true", help="say what would be done, and end; of the source, config.json is enough"
-    )
+    add = parser.add_argument
+    add("--source", required=True, help="the model: a Hugging Face directory or hub name, a run, a DeepSpeed checkpoint")
+    add("--revision", help="a branch, tag or commit of the source on the hub (default: main)")
+    add("--config", type=Path, help="the source's config.json, or its directory, for a DeepSpeed checkpoint that holds none")
+    add("--target", default="", help="a Hugging Face config.json, or the sizes that change as key=value,... (default: none)")
+    add("--tokenizer", help="the target's tokenizer, a directory or hub name, where it is another than the source's")
+    add("--seed", type=int, default=1234, help="of random maps, noise and new values (default: %(default)s)")
+    add("--format", choices=["hf", "zero3"], required=True, help="a Hugging Face directory or a ZeRO-3 checkpoint")
+    add("--dtype", choices=DTYPES, help="of the weights (default: the source's)")
+    add("--world_size", type=int, help="ranks of the ZeRO-3 checkpoint; in a dry run, of training (default: 1)")
+    add("--out", type=Path, help="a directory that is not there yet; a dry run needs none")
+    add("--foreign", action="store_true", help="take a checkpoint that has lost its files.json")
+    add("--dry_run", action="store_true", help="say what would be done, and end; of the source, config.json is enough")
     growth = parser.add_argument_group("growth")
     for name, field in GrowthConfig.model_fields.items():
         choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else None

@@ -50,28 +50,25 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__.splitlines()[0],
         epilog="docs/explanation/planning.md says what law is fitted, on what, and what it is worth.",
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--recipe",
         type=find_file,
         default="launch/recipes/scratch.yaml",
         help="of the target from scratch: its text, batch, optimizer, schedule (default: %(default)s)",
     )
-    parser.add_argument(
-        "--target", default="", metavar="KEY=VALUE,...", help="sizes other than the recipe's, as num_hidden_layers=12"
-    )
-    parser.add_argument("--tokens", type=number, metavar="D", help="the tokens that it would be trained on from scratch")
-    parser.add_argument("--source", type=Path, metavar="DIR", help="a finished run whose model is the first size")
-    parser.add_argument(
+    add("--target", default="", metavar="KEY=VALUE,...", help="sizes other than the recipe's, as num_hidden_layers=12")
+    add("--tokens", type=number, metavar="D", help="the tokens that it would be trained on from scratch")
+    add("--source", type=Path, metavar="DIR", help="a finished run whose model is the first size")
+    add(
         "--record",
         type=Path,
         nargs="+",
         metavar="FILE",
         help="runs to fit the law on, as --add writes them (default: this project's own)",
     )
-    parser.add_argument(
-        "--predict", type=find_file, nargs="+", metavar="RECIPE", help="also say what the law predicts for these recipes"
-    )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write plan.md, plan.html, plan.json and recipe.yaml")
+    add("--predict", type=find_file, nargs="+", metavar="RECIPE", help="also say what the law predicts for these recipes")
+    add("--out", type=Path, metavar="DIR", help="where to write plan.md, plan.html, plan.json and recipe.yaml")
     pilots = parser.add_argument_group("pilot runs, on the target's own text")
     pilots.add_argument("--pilot", type=share, metavar="SHARE", help="plan them, for 2%% of scratch's compute for instance")
     pilots.add_argument("--run", action="store_true", help="start those that have not ended, and plan by them")
@@ -90,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         help="hold finished runs, or those of a record, against the plan.json that predicted them, by the savings that "
         "--record measures, and end",
     )
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="override a key of the recipe")
+    add("overrides", nargs="*", metavar="key.sub=value", help="override a key of the recipe")
     return parser
 
 

@@ -28,20 +28,19 @@ def parse() -> argparse.Namespace:
         "deepspeed launch/pretrain.py ... Where the working directory has no such file, these names stand for the project's "
         f"own: {', '.join([*names_in('ds_configs'), *names_in('launch/recipes')])}",
     )
-    parser.add_argument(
-        "--ds_config", type=find_file, required=True, help="DeepSpeed's JSON, for instance ds_configs/zero3.json"
-    )
-    parser.add_argument("--recipe", type=find_file, default=_QUICKSTART, help="what to run, as YAML (default: %(default)s)")
-    parser.add_argument("--print_config", action="store_true", help="print both configurations as resolved, and end")
-    parser.add_argument("--dry_run", action="store_true", help="say what the run would be and cost, check the data, and end")
+    add = parser.add_argument
+    add("--ds_config", type=find_file, required=True, help="DeepSpeed's JSON, for instance ds_configs/zero3.json")
+    add("--recipe", type=find_file, default=_QUICKSTART, help="what to run, as YAML (default: %(default)s)")
+    add("--print_config", action="store_true", help="print both configurations as resolved, and end")
+    add("--dry_run", action="store_true", help="say what the run would be and cost, check the data, and end")
     branch = "a run whose first steps are this one's: go on from its checkpoint (where this run has none yet)"
-    parser.add_argument("--branch_from", type=Path, metavar="RUN_DIR", help=branch)
+    add("--branch_from", type=Path, metavar="RUN_DIR", help=branch)
     dry_run = parser.add_argument_group("with --dry_run")
     dry_run.add_argument("--mfu", type=float, help="model FLOPs as a share of the devices' peak, for the time (default: 0.4)")
     dry_run.add_argument("--world_size", type=int, help="the number of ranks to plan for (default: those launched)")
     dry_run.add_argument("--corpus_tokens", type=int, help="look at no data, and take it to be so many tokens to train on")
-    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="recipe keys to set")
+    add("--local_rank", type=int, help=argparse.SUPPRESS)
+    add("overrides", nargs="*", metavar="key.sub=value", help="recipe keys to set")
     arguments = parser.parse_intermixed_args()
     for name, most in (("mfu", 1), ("world_size", None), ("corpus_tokens", None)):
         given = getattr(arguments, name)

@@ -20,22 +20,21 @@ def parse() -> argparse.Namespace:
     from pipeline.report.attention.options import SENTENCE
 
     parser = OneSentenceParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "runs",
         nargs="+",
         metavar="[NAME=]RUN",
         help="a run directory; runs of the same name, or whose recipes differ in the seed alone, are one method",
     )
-    parser.add_argument("--out", type=Path, required=True, help="the page, an HTML file")
-    parser.add_argument(
-        "--baseline", metavar="NAME", help="the method that savings are measured against (default: the one from scratch)"
-    )
+    add("--out", type=Path, required=True, help="the page, an HTML file")
+    add("--baseline", metavar="NAME", help="the method that savings are measured against (default: the one from scratch)")
     attention = parser.add_argument_group("attention, in the report of a single run")
     attention.add_argument("--sentence", help=f"what the models read (default: {SENTENCE})")
     attention.add_argument("--layers", type=numbers, metavar="N,N,...", help="of the grown model (default: some of each kind)")
     attention.add_argument("--heads", type=numbers, metavar="N,N,...", help="of the grown model (default: some of each kind)")
-    parser.add_argument("--png", type=Path, metavar="DIR", help="also write each figure there, as PNG")
-    parser.add_argument("--csv", type=Path, metavar="DIR", help="also write the rows behind each figure there")
+    add("--png", type=Path, metavar="DIR", help="also write each figure there, as PNG")
+    add("--csv", type=Path, metavar="DIR", help="also write the rows behind each figure there")
     return parser.parse_args()
 
 

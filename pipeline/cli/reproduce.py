@@ -24,22 +24,21 @@ def parse() -> argparse.Namespace:
     from pipeline.reproduction.suite import load_suite
 
     parser = OneSentenceParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
     suites = sorted({path.stem.rpartition("_")[0] for path in _SUITES.glob("*.yaml")})
-    parser.add_argument("--suite", choices=suites, required=True, help="which comparison")
-    parser.add_argument("--budget", choices=["cpu", "gpu"], required=True, help="its sizes: launch/suites/SUITE_BUDGET.yaml")
-    parser.add_argument("--seeds", type=int, help="final runs of each method (default: the suite's)")
-    parser.add_argument("--ablations", action="store_true", help="also run the ablations of a cpu suite, with the first seed")
-    parser.add_argument("--text", nargs="+", metavar="GLOB", help="documents (default: those inside the Python environment)")
-    parser.add_argument("--heldout_text", nargs="+", metavar="GLOB", help="held-out documents (default: a share of the text)")
-    parser.add_argument("--shards", type=Path, metavar="DIR", help="prepared shards, with their tokenizer, in place of text")
-    parser.add_argument(
-        "--minutes", type=float, help="have the runs in hand save and stop after so long; the same command goes on"
-    )
+    add("--suite", choices=suites, required=True, help="which comparison")
+    add("--budget", choices=["cpu", "gpu"], required=True, help="its sizes: launch/suites/SUITE_BUDGET.yaml")
+    add("--seeds", type=int, help="final runs of each method (default: the suite's)")
+    add("--ablations", action="store_true", help="also run the ablations of a cpu suite, with the first seed")
+    add("--text", nargs="+", metavar="GLOB", help="documents (default: those inside the Python environment)")
+    add("--heldout_text", nargs="+", metavar="GLOB", help="held-out documents (default: a share of the text)")
+    add("--shards", type=Path, metavar="DIR", help="prepared shards, with their tokenizer, in place of text")
+    add("--minutes", type=float, help="have the runs in hand save and stop after so long; the same command goes on")
     known = "ends.jsonl of the same suite, made elsewhere: the runs in it are not run again"
-    parser.add_argument("--known", type=Path, nargs="+", metavar="FILE", help=known)
-    parser.add_argument("--jobs", type=int, help="runs at a time (default: the suite's)")
+    add("--known", type=Path, nargs="+", metavar="FILE", help=known)
+    add("--jobs", type=int, help="runs at a time (default: the suite's)")
     out = "runs, and in SUITE-BUDGET/ results.md, report.html and figures/ (default: %(default)s)"
-    parser.add_argument("--out", type=Path, default=Path("runs/reproduce"), help=out)
+    add("--out", type=Path, default=Path("runs/reproduce"), help=out)
     arguments = parser.parse_args()
     for name in ("seeds", "jobs", "minutes"):
         value = getattr(arguments, name)

@@ -117,7 +117,6 @@ def _compare(plan: Path, runs: Sequence[Path], record: Sequence[Path]) -> None:
 
 
 def _once(*entries: Sequence[RunEntry]) -> list[RunEntry]:
-    """Entries of several places, each run once."""
     return list({entry["run"]: entry for of_one in entries for entry in of_one}.values())
 
 

@@ -129,7 +129,6 @@ def _size_keys(family: Family, config: PretrainedConfig) -> list[str]:
 
 
 def _not_whole(config: PretrainedConfig, limits: Mapping[str, int]) -> Iterator[tuple[str, Any, str]]:
-    """Yield what is no whole number from 1 up to its limit."""
     for key, most in limits.items():
         value = getattr(config, key, None)
         if not _whole(value, most):

@@ -68,11 +68,7 @@ _OLD_NAMES: tuple[tuple[re.Pattern[str], str], ...] = (_PUBLISHED, (re.compile(r
 _KEPT = ("hidden_act", "rms_norm_eps", "rope_parameters", "sliding_window")
 
 MIXTRAL = decoder(
-    MixtralForCausalLM,
-    layer=mixtral_layer,
-    published=_OLD_NAMES,
-    kept=_KEPT,
-    refused={"router_jitter_noise": (0.0, None)},
+    MixtralForCausalLM, layer=mixtral_layer, published=_OLD_NAMES, kept=_KEPT, refused={"router_jitter_noise": (0.0, None)}
 )
 
 QWEN2_MOE, QWEN3_MOE = (

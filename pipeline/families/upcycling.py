@@ -152,7 +152,6 @@ def _check_pair(model_type: str, mixture: str, where: str) -> None:
 
 
 def _shared_units(units: int | None, whole: int, mixture: str, where: str) -> int:
-    """Return how many units of the FFN the shared expert has."""
     key = "shared_expert_intermediate_size"
     if not has_key(FAMILIES[mixture].config_class, key):
         raise UserError(f"growth.shared_expert: a {mixture} has no expert that every token goes through; leave it out")

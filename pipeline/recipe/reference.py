@@ -82,7 +82,6 @@ def _name_below(sections: Mapping[str, Schema], name: str, below: str, headings:
 
 
 def _classes(schema: Any) -> Iterator[str]:
-    """Yield the sections that a schema names."""
     if isinstance(schema, dict):
         if "$ref" in schema:
             yield schema["$ref"].rpartition("/")[2]
@@ -99,7 +98,6 @@ def _default(schema: Schema) -> str:
 
 
 def _type(schema: Schema, headings: Mapping[str, str]) -> str:
-    """In words, what a value is."""
     for union in ("anyOf", "oneOf"):
         if union in schema:
             return " or ".join(dict.fromkeys(_type(each, headings) for each in schema[union]))

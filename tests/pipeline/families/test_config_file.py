@@ -47,16 +47,8 @@ def base_of(family, **changes):
     if not FAMILIES[family].trained or has_key(FAMILIES[family].config_class, "num_experts"):
         sizes = {"hidden_size": 32, "head_dim": 8, FAMILIES[family].intermediate_key: 64, "vocab_size": 50}
         return json.loads(check.small_config(FAMILIES[family], **sizes).to_json_string(use_diff=False)) | changes
-    described = ModelConfig(
-        family=family,
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2 if FAMILIES[family].grouped else None,
-        intermediate_size=64,
-        tie_word_embeddings=True,
-        dropout=0.0,
-    )
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
+    described = ModelConfig(family=family, num_key_value_heads=2 if FAMILIES[family].grouped else None, **sizes)
     config = scratch_config(described, vocab_size=50, eos_id=0, sequence_length=16)
     return json.loads(config.to_json_string(use_diff=False)) | changes
 

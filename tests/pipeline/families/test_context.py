@@ -127,10 +127,19 @@ def test_transformers_warns_of_no_key_that_is_taken_and_of_others_that_are_not(k
         assert ("Unrecognized keys" in caplog.text) is (key not in keys), (key, caplog.text)
 
 
-def test_what_is_said_and_changes_nothing_is_exact():
-    """The source's own theta, and a longer table of a type that does not look at it."""
-    config = check.small_config(FAMILIES["llama"], rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4})
-    assert predict(plan_of(config, {"rope_theta": 1e4, "max_position_embeddings": 400})) == []
+LINEAR = {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "target"),
+    [
+        ("llama", LINEAR, {"rope_theta": 1e4, "max_position_embeddings": 400}),
+        ("modernbert", MIXED | {"local_attention": 6}, {"local_attention": 7}),
+    ],
+)
+def test_what_is_said_and_changes_nothing_is_exact(name, options, target):
+    """The source's own theta and a longer table of a type that does not look at it; a window that the class halves."""
+    assert predict(plan_of(check.small_config(FAMILIES[name], **options), target)) == []
 
 
 def test_a_certificate_says_by_how_much_logits_move_inside_and_beyond_the_sources_positions(tmp_path):
@@ -146,11 +155,6 @@ def test_a_certificate_says_by_how_much_logits_move_inside_and_beyond_the_source
     assert certificate["context"]["rope_parameters"]["factor"] == 4.0
     read = family.model_class.from_pretrained(tmp_path / "out").config
     assert read.rope_parameters["original_max_position_embeddings"] == 40 and read.max_position_embeddings == 160
-
-
-def test_a_window_that_the_class_takes_for_the_same_is_no_change():
-    config = check.small_config(FAMILIES["modernbert"], **MIXED, local_attention=6)
-    assert predict(plan_of(config, {"local_attention": 7})) == []
 
 
 def test_a_source_that_was_lengthened_before_says_what_it_was_pretrained_at():
