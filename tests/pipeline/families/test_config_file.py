@@ -81,17 +81,22 @@ def test_every_key_with_any_value_is_refused_or_makes_a_model_that_runs(family, 
         # A share of the values for each key, and another one in each family that has it: together all of them. What a single
         # family has meets every value there.
         tried = families_with(key)
-        share = min(len(tried), 6)
+        share = min(len(tried), len(WRONG))
         place = tried.index(family) if family in tried else 0
         for value in WRONG[(number + place) % share :: share]:
             config = read(base | {key: value})
             if config is not None:
                 accepted += 1
                 assert runs(config), (key, value)
-        config = read({name: held for name, held in base.items() if name != key})
-        assert config is None or runs(config), key
+        # Mistral's 8 key-value heads do not divide 4 query heads, nor Qwen's 32, and the class does not take three layer_types
+        # for the 32 layers that it has where none are named; what fits is read as the class reads it.
+        left = {name: held for name, held in base.items() if name != key}
+        config = read(left) if key in base else None
+        if config is not None:
+            assert runs(config), key
+            assert sizes_of(config) == sizes_of(AutoConfig.for_model(**left)), key
     # Keys that say nothing of the model take anything.
-    assert accepted > 30
+    assert accepted > 15
 
 
 ROPE = {
@@ -219,16 +224,6 @@ def test_the_key_that_is_wrong_is_named(tmp_path, family, changes, says):
     with pytest.raises(UserError) as refused:
         read_config(path)
     assert str(refused.value).startswith(f"{path}: ") and says in str(refused.value)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_size_that_the_file_leaves_out_is_the_classs_and_checked_as_any(tmp_path, family, read):
-    """Mistral's 8 key-value heads do not divide 4 query heads, nor Qwen's 32; what fits is read as the class reads it."""
-    for key in base_of(family):
-        content = {name: value for name, value in base_of(family).items() if name not in (key, "model_type")}
-        config = read(content | {"model_type": family})
-        # The class does not take three layer_types for the 32 layers that it has where none are named.
-        assert config is None or sizes_of(config) == sizes_of(AutoConfig.for_model(family, **content)), key
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -219,7 +219,7 @@ def deeper(family, config, model, **sizes):
     return check.grown_model(plan_of(config, deeper | sizes, {"depth": "interleave"}), model)
 
 
-def trained(model, steps=10):
+def trained(model, steps=5):
     """By how much a logit of other tokens moves in steps of Adam at 1e-4, in the mean."""
     ids, others = (torch.randint(4, 61, (4, 24), generator=torch.Generator().manual_seed(seed)) for seed in (2, 3))
     read, others = map(family_of(model.config).inputs, (ids, others))
