@@ -60,7 +60,7 @@ def ask(monkeypatch, endpoint: str, cache: Path, *, offline: bool = False) -> No
 def _answer(hub: Hub, request: BaseHTTPRequestHandler, body: bool) -> None:
     words = request.path.partition("?")[0].strip("/").split("/")
     words = words[2:] if words[0] == "api" else words[1:] if words[0] == "datasets" else words
-    # What is asked for by its name alone is told of its main branch.
+    # Of what is asked for by its name alone the main branch is sent.
     verb = next((word for word in ("revision", "tree", "paths-info", "resolve") if word in words), None)
     words += [] if verb else ["revision", "main"]
     verb = verb or "revision"
@@ -76,8 +76,8 @@ def _answer(hub: Hub, request: BaseHTTPRequestHandler, body: bool) -> None:
         return _send(request, 404, b"{}", {"X-Error-Code": "RevisionNotFound"}, body)
     files = hub.files(name, commit)
     if verb == "revision":
-        told = {"id": name, "sha": commit, "siblings": [{"rfilename": file} for file in files]}
-        return _send(request, 200, json.dumps(told).encode(), {}, body)
+        answer = {"id": name, "sha": commit, "siblings": [{"rfilename": file} for file in files]}
+        return _send(request, 200, json.dumps(answer).encode(), {}, body)
     if verb in ("tree", "paths-info"):
         listed = [
             {"type": "file", "path": file, "size": path.stat().st_size, "oid": _digest(path)} for file, path in files.items()
@@ -94,13 +94,13 @@ def _answer(hub: Hub, request: BaseHTTPRequestHandler, body: bool) -> None:
         return _send(request, 200, json.dumps(listed).encode(), {}, body)
     if body:
         hub.downloads.append(rest)
-    told = {"ETag": f'"{_digest(files[rest])}"', "X-Repo-Commit": commit}
+    answer = {"ETag": f'"{_digest(files[rest])}"', "X-Repo-Commit": commit}
     content = files[rest].read_bytes()
     if asked := request.headers.get("Range"):
         start, stop = map(int, asked.removeprefix("bytes=").split("-"))
-        told["Content-Range"] = f"bytes {start}-{stop}/{len(content)}"
-        return _send(request, 206, content[start : stop + 1], told, body)
-    return _send(request, 200, content, told, body)
+        answer["Content-Range"] = f"bytes {start}-{stop}/{len(content)}"
+        return _send(request, 206, content[start : stop + 1], answer, body)
+    return _send(request, 200, content, answer, body)
 
 
 def _digest(path: Path) -> str:

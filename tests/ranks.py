@@ -34,9 +34,9 @@ def run_ranks(function: Callable[..., Any], world_size: int, *arguments: Any, ti
     results: multiprocessing.Queue = context().Queue()
     processes = [
         context().Process(
-            target=_rank, name=f"rank {rank}", args=(function, arguments, os.environ | told, results), daemon=True
+            target=_rank, name=f"rank {rank}", args=(function, arguments, os.environ | variables, results), daemon=True
         )
-        for rank, told in enumerate(environments(world_size))
+        for rank, variables in enumerate(environments(world_size))
     ]
     for process in processes:
         process.start()

@@ -8,7 +8,19 @@ import pytest
 import torch
 
 from tests.benchmarks import gpu, gpu_ways, on_a_gpu
-from tests.benchmarks.gpu import QUICK, WAYS, Batch, Model, Speed, Told, configuration, device_spans, idle_share, plan, speeds
+from tests.benchmarks.gpu import (
+    QUICK,
+    WAYS,
+    Batch,
+    Model,
+    Results,
+    Speed,
+    configuration,
+    device_spans,
+    idle_share,
+    plan,
+    speeds,
+)
 from tests.end_to_end.conftest import ROOT
 
 CPU = torch.device("cpu")
@@ -75,13 +87,13 @@ FAULTS = [
 def test_a_row_that_fails_says_why_and_the_others_are_measured(fault, tmp_path, monkeypatch, capsys):
     file, seen = tmp_path / "gpu.md", []
     monkeypatch.setattr(gpu, "speed", failing({WAYS["fair"].name: fault}, file, seen))
-    told, rows = Told(file, []), plan(MODELS[:1], ["zero1-compiled", "fair", "zero3"])
-    speeds(rows, QUICK, CPU, float("inf"), told)
+    results, rows = Results(file, []), plan(MODELS[:1], ["zero1-compiled", "fair", "zero3"])
+    speeds(rows, QUICK, CPU, float("inf"), results)
     lines = file.read_text().strip().splitlines()[-3:]
     assert "| 1,000 | 50.0% | 1.00 | 100 |" in lines[0] and "| 1,000 | 50.0% | 1.00 | 100 |" in lines[2]
     assert f"failed: {type(fault).__name__}" in lines[1]
     assert {line.count("|") for line in lines} == {len(gpu.COLUMNS) + 1}, "a table still"
-    assert [each is None for each in told.speeds] == [False, True, False]
+    assert [each is None for each in results.speeds] == [False, True, False]
     # Each row is in the file before the next begins.
     assert [text.count("gpt2 {2, 64}, 4 x 32") for text in seen] == [0, 1, 2]
 
@@ -100,20 +112,20 @@ def test_a_device_that_answers_no_more_is_left_to_a_new_process(tmp_path, monkey
     monkeypatch.setattr(gpu, "speed", failing({WAYS["fair"].name: RuntimeError("an illegal memory access")}, file, []))
     rows = plan(MODELS[:1], ["zero1-compiled", "fair", "zero3"])
     with pytest.raises(SystemExit):
-        speeds(rows, QUICK, CPU, float("inf"), Told(file, []))
+        speeds(rows, QUICK, CPU, float("inf"), Results(file, []))
     further = gpu.command_line().parse_args(started[0][3:])
     assert started[0][:3] == [sys.executable, "-m", "tests.benchmarks.gpu"] and further.device == "cpu"
-    told = Told(file, [each and Speed(**each) for each in further.told])
-    assert [each is None for each in told.speeds] == [False, True]
-    speeds(rows, QUICK, CPU, float("inf"), told)
-    assert [each is None for each in told.speeds] == [False, True, False]
+    results = Results(file, [each and Speed(**each) for each in further.results])
+    assert [each is None for each in results.speeds] == [False, True]
+    speeds(rows, QUICK, CPU, float("inf"), results)
+    assert [each is None for each in results.speeds] == [False, True, False]
     assert file.read_text().count("## Steps on a device") == 1 and file.read_text().count("| gpt2 {2, 64}") == 3
 
 
 def test_rows_for_which_no_time_is_left_are_named(tmp_path, monkeypatch):
     file = tmp_path / "gpu.md"
     monkeypatch.setattr(gpu, "speed", failing({}, file, []))
-    speeds(plan(MODELS, ["zero1", "bare"]), QUICK, CPU, float("-inf"), Told(file, []))
+    speeds(plan(MODELS, ["zero1", "bare"]), QUICK, CPU, float("-inf"), Results(file, []))
     assert file.read_text().count("left out for lack of time") == 4
 
 
@@ -130,9 +142,9 @@ def test_what_is_to_be_reached_is_told_beside_what_was(ours, fair, growth, held,
     rows = [(model, way) for model in gpu.FULL.models[:2] for way in ("zero1-compiled", "fair")]
     mine = Speed(speed, 0.1, mfu, idle, 0)
     theirs = None if fair is None else Speed(fair, 0.1, 0.4, None, 0)
-    told = Told(tmp_path / "gpu.md", [mine, theirs, mine, theirs], growth)
-    gpu.verdicts(rows, told)
-    lines = told.out.read_text().strip().splitlines()[-5:]
+    results = Results(tmp_path / "gpu.md", [mine, theirs, mine, theirs], growth)
+    gpu.verdicts(rows, results)
+    lines = results.out.read_text().strip().splitlines()[-5:]
     assert [line.split("|")[-2].strip() for line in lines] == held
     assert all(("not measured" in line) == (verdict == "") for line, verdict in zip(lines, held, strict=True))
 
@@ -286,11 +298,11 @@ def test_all_of_it_is_rehearsed_on_a_cpu(tmp_path):
     test = "tests/end_to_end/test_gpu.py::test_growth_and_both_stages_run_on_a_gpu[fp32-1]"
     words = [sys.executable, "-m", "tests.benchmarks.on_a_gpu", "--rehearse", "--tests", test, "--seconds", "800"]
     ended = subprocess.run([*words, "--out", str(tmp_path / "gpu.md")], cwd=ROOT, capture_output=True, text=True, timeout=850)
-    told = (tmp_path / "gpu.md").read_text()
+    page = (tmp_path / "gpu.md").read_text()
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    headings = [line[3:] for line in told.splitlines() if line.startswith("## ")]
+    headings = [line[3:] for line in page.splitlines() if line.startswith("## ")]
     assert headings == [
         *("Machine", "What training needs", "Tests", "Steps on a device", "Growing into live partitions", "In short")
     ]
-    assert "All tests passed. Speed was measured." in told and "failed:" not in told
-    assert all(line in ended.stdout for line in told.splitlines())
+    assert "All tests passed. Speed was measured." in page and "failed:" not in page
+    assert all(line in ended.stdout for line in page.splitlines())

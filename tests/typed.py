@@ -1,4 +1,4 @@
-"""Command lines as they are typed, begun by this interpreter: where its scripts lie, and whether any do, is not asked."""
+"""Command lines as they are typed, started by this interpreter: where its scripts lie, and whether any do, is not asked."""
 
 import os
 import shutil

@@ -90,8 +90,8 @@ def main() -> int:
         except RuntimeError as error:
             status, said = 1, "failed"
             # What was measured by then stays.
-            with file.open("a", encoding="utf-8") as told:
-                told.write(f"## {part}: failed\n\nThe rest of this part was not measured:\n\n```\n{error}\n```\n")
+            with file.open("a", encoding="utf-8") as page:
+                page.write(f"## {part}: failed\n\nThe rest of this part was not measured:\n\n```\n{error}\n```\n")
         print(f"{part}: {said} in {time.perf_counter() - began:.0f} s, {file}", flush=True)
     return status
 

@@ -282,8 +282,8 @@ def datatrove(files: Path, root: Path, tokenizer: Path, processes: int) -> Prepa
     fresh(root)
     eos = PreTrainedTokenizerFast.from_pretrained(tokenizer).eos_token
     cost = cost_of([DATATROVE, STAGES, files, root, tokenizer / "tokenizer.json", eos, processes], timeout=_MOST_SECONDS)
-    told = json.loads((root / "told.json").read_text())
-    return Prepared(cost, told["seconds"], told["dropped"], told["tokens"])
+    result = json.loads((root / "result.json").read_text())
+    return Prepared(cost, result["seconds"], result["dropped"], result["tokens"])
 
 
 def fresh(root: Path) -> None:

@@ -35,7 +35,7 @@ from tests.benchmarks.measuring import MIB, part_parser, publish, say, table, ta
 from tests.benchmarks.memory import anonymous
 
 SECONDS = 420.0
-"""After which nothing further is begun, so that all of it ends within nine minutes."""
+"""After which nothing further is started, so that all of it ends within nine minutes."""
 GROWTH_SHARE = 0.15
 """Of the seconds, kept for growth."""
 PROFILED_STEPS = 3
@@ -132,7 +132,7 @@ def speed(model: Model, way: Way, sequences: int, size: Size, device: torch.devi
         peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
         idle = idle_share(busy(step, device)) if device.type == "cuda" else None
     finally:
-        # What went wrong before is what is told.
+        # What went wrong before is what is reported.
         with contextlib.suppress(Exception):
             close()
     tokens = sequences * model.length
@@ -202,7 +202,7 @@ def answers(device: torch.device) -> bool:
 
 
 @dataclass
-class Told:
+class Results:
     """What is measured by now."""
 
     out: Path | None
@@ -214,7 +214,7 @@ class Told:
     def go_on_in_a_new_process(self, seconds: float) -> NoReturn:
         """Begin anew with the row that comes next."""
         speeds = json.dumps([each and asdict(each) for each in self.speeds])
-        further = ["--seconds", str(max(0.0, seconds)), "--told", speeds]
+        further = ["--seconds", str(max(0.0, seconds)), "--results", speeds]
         os.execv(sys.executable, [sys.executable, "-m", "tests.benchmarks.gpu", *sys.argv[1:], *further])
 
 
@@ -225,11 +225,11 @@ def plan(models: Sequence[Model], ways: Sequence[str]) -> list[tuple[Model, str]
 COLUMNS = ["", "tokens/s", "MFU", "of the first's speed", "ms a step", "idle", "peak MiB"]
 
 
-def speeds(rows: Sequence[tuple[Model, str]], size: Size, device: torch.device, deadline: float, told: Told) -> None:
-    """Publish the speed of each row that is not told yet, each at once."""
-    if not told.speeds:
+def speeds(rows: Sequence[tuple[Model, str]], size: Size, device: torch.device, deadline: float, results: Results) -> None:
+    """Publish the speed of each row that is not published yet, each at once."""
+    if not results.speeds:
         publish(
-            told.out,
+            results.out,
             "Steps on a device",
             f"bf16, sdpa, AdamW, clipping, {name_of(device)}; sequences x length of a step after the model's name. Ours: bf16 "
             "weights with fp32 masters in the engine. Fair: the same in a bare loop, every layer and the loss compiled. The "
@@ -237,10 +237,10 @@ def speeds(rows: Sequence[tuple[Model, str]], size: Size, device: torch.device, 
             "against the data sheet's peak where there is one; of a masked model both heads run on the "
             f"{SCORED:.0%} of positions that are scored. Idle is the device, over {PROFILED_STEPS} steps that are recorded.",
         )
-        say(told.out, table(COLUMNS, []) + "\n")
-    for model, key in rows[len(told.speeds) :]:
+        say(results.out, table(COLUMNS, []) + "\n")
+    for model, key in rows[len(results.speeds) :]:
         if time.monotonic() > deadline:
-            say(told.out, table_row([f"{model.name}: {WAYS[key].name}", "left out for lack of time", *[""] * 5]) + "\n")
+            say(results.out, table_row([f"{model.name}: {WAYS[key].name}", "left out for lack of time", *[""] * 5]) + "\n")
             continue
         sequences = sequences_that_fit(model, device)
         name = f"{model.name}, {sequences} x {model.length}: {WAYS[key].name}"
@@ -249,19 +249,19 @@ def speeds(rows: Sequence[tuple[Model, str]], size: Size, device: torch.device, 
         except Exception as error:
             traceback.print_exc()
             found, reason = None, " ".join(f"{type(error).__name__}: {error}".split())[:200].replace("|", "/")
-        told.speeds.append(found)
+        results.speeds.append(found)
         if found is None:
-            say(told.out, table_row([name, f"failed: {reason}", *[""] * 5]) + "\n")
+            say(results.out, table_row([name, f"failed: {reason}", *[""] * 5]) + "\n")
         else:
-            first = next(each for (other, _), each in zip(rows, told.speeds, strict=False) if other == model and each)
+            first = next(each for (other, _), each in zip(rows, results.speeds, strict=False) if other == model and each)
             shares = [f"{found.mfu:.1%}", found.tokens_per_second / first.tokens_per_second]
             idle = "" if found.idle is None else f"{found.idle:.1%}"
             figures = [found.tokens_per_second, *shares, found.seconds * 1e3, idle, found.peak / MIB]
-            say(told.out, table_row([name, *figures]) + "\n")
+            say(results.out, table_row([name, *figures]) + "\n")
         forget(device)
         if found is None and not answers(device):
-            told.go_on_in_a_new_process(deadline - time.monotonic())
-    say(told.out, "\n")
+            results.go_on_in_a_new_process(deadline - time.monotonic())
+    say(results.out, "\n")
 
 
 # --- the memory of live growth --------------------------------------------------------------------
@@ -322,9 +322,9 @@ def held(device: torch.device) -> int:
 # --- what a GPU is held to ------------------------------------------------------------------------
 
 
-def verdicts(rows: Sequence[tuple[Model, str]], told: Told) -> None:
+def verdicts(rows: Sequence[tuple[Model, str]], results: Results) -> None:
     """Publish what the project is to reach on a GPU beside what was measured."""
-    found = {(model.key, way): each for (model, way), each in zip(rows, told.speeds, strict=False) if each is not None}
+    found = {(model.key, way): each for (model, way), each in zip(rows, results.speeds, strict=False) if each is not None}
     large, small = FULL.models[0], FULL.models[1]
     ours, fair = found.get((large.key, "zero1-compiled")), found.get((large.key, "fair"))
     smaller = found.get((small.key, "zero1-compiled"))
@@ -334,7 +334,7 @@ def verdicts(rows: Sequence[tuple[Model, str]], told: Told) -> None:
         (f"speed over the fair loop's, {large.name}, ZeRO 1, compiled", ratio, "at least", 0.97, "{:.3f}"),
         (f"MFU, {small.name}, ZeRO 1, compiled", smaller and smaller.mfu, "at least", 0.40, "{:.1%}"),
         (f"idle device, {large.name}, ZeRO 1, compiled", ours and ours.idle, "at most", 0.05, "{:.1%}"),
-        ("growth's peak over a fresh engine's, MiB", told.growth and told.growth / MIB, "at most", 256.0, "{:,.0f}"),
+        ("growth's peak over a fresh engine's, MiB", results.growth and results.growth / MIB, "at most", 256.0, "{:,.0f}"),
     ]
     lines = []
     for what, value, way, limit, form in figures:
@@ -342,7 +342,7 @@ def verdicts(rows: Sequence[tuple[Model, str]], told: Told) -> None:
         measured = ["not measured", ""] if value is None else [form.format(value), "yes" if holds else "no"]
         lines.append([what, f"{way} {form.format(limit)}", *measured])
     publish(
-        told.out,
+        results.out,
         "Held to",
         "What is to be reached on one NVIDIA H100, beside what was measured on this device.",
         table(["", "is to be", "is", "held"], lines),
@@ -356,10 +356,10 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--models", nargs="+", choices=models, metavar="MODEL", help=f"of {', '.join(models)} (default: all)")
     ways = f"of {', '.join(WAYS)} (default: all)"
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS], metavar="WAY", help=ways)
-    seconds = f"after which nothing further is begun (default: {SECONDS:.0f})"
+    seconds = f"after which nothing further is started (default: {SECONDS:.0f})"
     parser.add_argument("--seconds", type=float, default=SECONDS, help=seconds)
     # What a process before this one measured, whose device then answered no more.
-    parser.add_argument("--told", type=json.loads, default=[], help=argparse.SUPPRESS)
+    parser.add_argument("--results", type=json.loads, default=[], help=argparse.SUPPRESS)
     return parser
 
 
@@ -370,27 +370,27 @@ def main() -> None:
         return
     size, began = QUICK if arguments.quick else FULL, time.monotonic()
     device = torch.device(arguments.device, 0) if arguments.device == "cuda" else torch.device("cpu")
-    told = Told(arguments.out, [each and Speed(**each) for each in arguments.told])
+    results = Results(arguments.out, [each and Speed(**each) for each in arguments.results])
     deepspeed_is_here = importlib.util.find_spec("deepspeed") is not None
     if deepspeed_is_here:
         from pipeline.training import distributed
 
         distributed.join()
-    elif not told.speeds:
-        publish(told.out, "Our engine", "Not measured: DeepSpeed is not installed here.")
+    elif not results.speeds:
+        publish(results.out, "Our engine", "Not measured: DeepSpeed is not installed here.")
     models = [model for model in size.models if not arguments.models or model.key in arguments.models]
     rows = plan(models, [way for way in arguments.ways if deepspeed_is_here or WAYS[way].zero is None])
     grows = deepspeed_is_here and "growth" in arguments.parts
     if "steps" in arguments.parts:
-        speeds(rows, size, device, began + arguments.seconds * (1 - GROWTH_SHARE * grows), told)
+        speeds(rows, size, device, began + arguments.seconds * (1 - GROWTH_SHARE * grows), results)
     if grows:
         try:
-            told.growth = growing(size, device, told.out)
+            results.growth = growing(size, device, results.out)
         except Exception as error:
             traceback.print_exc()
-            publish(told.out, "Growing into live partitions", f"Failed: {type(error).__name__}: {error}")
+            publish(results.out, "Growing into live partitions", f"Failed: {type(error).__name__}: {error}")
     if device.type == "cuda" and size is FULL:
-        verdicts(rows, told)
+        verdicts(rows, results)
 
 
 if __name__ == "__main__":

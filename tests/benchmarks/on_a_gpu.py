@@ -37,7 +37,7 @@ MEETING_SECONDS = 120.0
 TEST_SHARE = 0.4
 """Of the seconds that are left after the first look."""
 ROW_SECONDS = 90.0
-"""What a row of the benchmark takes that is begun last."""
+"""What a row of the benchmark takes that is started last."""
 SHARED_MEMORY = 1 * GIB
 """Of /dev/shm, by which NCCL's ranks of one machine speak where they cannot directly. Docker gives 64 MiB."""
 WORKERS = 9
@@ -181,7 +181,7 @@ def together(rehearsed: bool) -> str:
     words = [sys.executable, "-m", "tests.benchmarks.on_a_gpu", "--rank", "gloo" if rehearsed else "nccl"]
     with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
         with ExitStack() as stack:
-            ranks = [stack.enter_context(process_group(words, told, said)) for told in environments(count)]
+            ranks = [stack.enter_context(process_group(words, variables, said)) for variables in environments(count)]
             deadline = time.monotonic() + MEETING_SECONDS
             try:
                 statuses = [rank.wait(max(0.1, deadline - time.monotonic())) for rank in ranks]
@@ -277,11 +277,11 @@ def main() -> int:
     # Two ways alone: on a CPU those under ZeRO 3 compile for minutes.
     small = ["--quick", "--device", "cpu", "--ways", "zero1-compiled", "fair"] if arguments.rehearse else []
     status = run([*words, *small], {}, left)
-    told = [
+    sentences = [
         f"{'All' if passed else 'NOT all'} tests passed.",
         f"Speed was measured{'' if status == 0 else ', but not to the end'}.",
     ]
-    publish(out, "In short", " ".join([*told, f"This is {out}."]))
+    publish(out, "In short", " ".join([*sentences, f"This is {out}."]))
     return 0 if passed and status == 0 else 1
 
 

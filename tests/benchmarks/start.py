@@ -121,21 +121,21 @@ def first_steps(case: Case, place: Path, prepared: PreparedData, rounds: int) ->
         return until(words, case.ranks, run_dir / "metrics.jsonl")
 
     def bare() -> tuple[float, float]:
-        told = place / f"bare{next(numbers)}"
-        return until([BARE, place / "target", ids, LENGTH, SEQUENCES, ds_config, told], case.ranks, told)
+        output = place / f"bare{next(numbers)}"
+        return until([BARE, place / "target", ids, LENGTH, SEQUENCES, ds_config, output], case.ranks, output)
 
     # The first round reads everything from disk.
     return {name: each[1:] for name, each in in_turn({"bare": bare, "ours": ours}, rounds + 1).items()}
 
 
-def until(words: Sequence[object], ranks: int, told: Path) -> tuple[float, float]:
-    """Return the CPU and the clock's seconds until the ranks of a Python program have a line in `told`; they are ended there.
+def until(words: Sequence[object], ranks: int, output: Path) -> tuple[float, float]:
+    """Return the CPU and the clock's seconds until the ranks of a Python program have a line in `output`; they are ended there.
 
     Raises RuntimeError where one ends before, or after ten minutes.
     """
     began = time.perf_counter()
     with started(words, ranks) as processes:
-        while not told.exists() or not told.read_text(encoding="utf-8"):
+        while not output.exists() or not output.read_text(encoding="utf-8"):
             ended = [process for process, _ in processes if process.poll() is not None]
             if ended or time.perf_counter() - began > _LIMIT:
                 said = "".join(Path(said.name).read_text(encoding="utf-8", errors="replace")[-2000:] for _, said in processes)
@@ -155,9 +155,9 @@ def started(words: Sequence[object], ranks: int) -> Iterator[list[tuple[subproce
     common["PYTHONDONTWRITEBYTECODE"] = ""
     with ExitStack() as stack:
         processes = []
-        for told in environments(ranks):
+        for output in environments(ranks):
             said = stack.enter_context(tempfile.NamedTemporaryFile())
-            process = stack.enter_context(process_group([sys.executable, *words], told | common, said))
+            process = stack.enter_context(process_group([sys.executable, *words], output | common, said))
             processes.append((process, said))
         yield processes
 

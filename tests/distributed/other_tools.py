@@ -75,7 +75,7 @@ def make(root: Path) -> dict[str, dict[str, dict[str, torch.Tensor]]]:
 
     Returns each trained parameter's master and moments, as DeepSpeed itself gathers them.
     """
-    return {layout: _trained(root / layout, *told) for layout, told in LAYOUTS.items()}
+    return {layout: _trained(root / layout, *options) for layout, options in LAYOUTS.items()}
 
 
 def _trained(folder: Path, kind: str, frozen: str, ds_config: dict[str, Any]) -> dict[str, dict[str, torch.Tensor]]:

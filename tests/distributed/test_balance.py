@@ -13,7 +13,7 @@ EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 
 KEYS = ("loss", "grad_norm", *ROUTER_KEYS)
 
 
-def told(cases):
+def router_metrics(cases):
     """Return by case what rank 0 records of some steps, and what launching the last one waits for."""
     found = []
     for stage, micro_batch, checkpointed, sharing in cases:
@@ -36,8 +36,8 @@ def told(cases):
 
 
 def test_routers_learn_the_same_at_any_number_of_ranks_and_micro_batches():
-    ((steps, waits), *others), *_ = run_ranks(told, 1, [(1, 8, False, 1), (2, 2, False, 1)])
-    others += run_ranks(told, 2, [(2, 4, False, 1), (3, 2, True, 1), (2, 4, False, 2)])[0]
+    ((steps, waits), *others), *_ = run_ranks(router_metrics, 1, [(1, 8, False, 1), (2, 2, False, 1)])
+    others += run_ranks(router_metrics, 2, [(2, 4, False, 1), (3, 2, True, 1), (2, 4, False, 2)])[0]
     # Loads are uneven, so that the balancing loss has a gradient.
     assert len(steps) == 4 and steps[-1]["expert_load_max"] > 1.1 and steps[-1]["router_aux_loss"] > 2.001
     assert waits == []

@@ -128,9 +128,9 @@ def test_a_shard_of_an_earlier_version_is_compared_while_steps_run_and_the_steps
     path = recipe.parent / SHARD
     flip(path, PLACE)
     sentence, _ = run(recipe, "stages=[{name: full, steps: 10000}]", sampled=True, after=7)
-    told = f"{path}: its bytes are not those that were prepared; put the file back, or prepare the text again; steps 1 to "
-    assert sentence.startswith(told) and "remove the checkpoints of steps beyond 0 before" in sentence
-    last = int(sentence.removeprefix(told).split()[0])
+    message = f"{path}: its bytes are not those that were prepared; put the file back, or prepare the text again; steps 1 to "
+    assert sentence.startswith(message) and "remove the checkpoints of steps beyond 0 before" in sentence
+    last = int(sentence.removeprefix(message).split()[0])
     assert 7 <= last == len(taken(recipe)) < 10_004
     assert last not in steps(recipe) or last % 50 == 0, "nothing is saved that would not have been"
 

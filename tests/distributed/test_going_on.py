@@ -184,8 +184,8 @@ def save_where_there_is_no_room(folder):
             take_step(trained, None, *batches()[step])
             # In the middle of a file.
             with nullcontext() if room or distributed.rank() == 0 else full_disk(20_000):
-                begun = checkpoints.save(trained, TrainState(1, step), must=False)
-                assert begun == (room or asynchronous)
+                is_started = checkpoints.save(trained, TrainState(1, step), must=False)
+                assert is_started == (room or asynchronous)
                 assert checkpoints.finish() == (room or not asynchronous)
             distributed.total(0)
             listed.append(sorted(path.name for path in folder.iterdir()))

@@ -1,4 +1,4 @@
-"""The bytes that a rank keeps, as told before a run, against the tensors that are there in one."""
+"""The bytes that a rank keeps, as estimated before a run, against the tensors that are there in one."""
 
 import gc
 
@@ -57,13 +57,13 @@ def bytes_there() -> int:
 
 @pytest.mark.full
 def test_ranks_keep_what_was_told():
-    """Next to what is told aside, a bucket, there is no more than one tensor: the one that a piece or the bucket ends in."""
+    """Beside the estimate and a bucket there is no more than one tensor: the one that a piece or the bucket ends in."""
     for measured in run_ranks(measure_all, RANKS):
         for (stage, half), found in zip(CASES, measured, strict=True):
             dtype = torch.bfloat16 if half else torch.float32
-            told = memory_by_stage(described(), OptimizerConfig(), dtype, RANKS)[stage]
+            estimate = memory_by_stage(described(), OptimizerConfig(), dtype, RANKS)[stage]
             # Between micro-batches nothing is stepped.
-            kept = told.total - told.stepping
-            aside = (BUCKET + LARGEST) * dtype.itemsize if stage else 0
+            kept = estimate.total - estimate.stepping
+            bucket = (BUCKET + LARGEST) * dtype.itemsize if stage else 0
             # Token ids, the loss, paddings.
-            assert 0 <= found - kept <= aside + 4096, (stage, half)
+            assert 0 <= found - kept <= bucket + 4096, (stage, half)

@@ -176,7 +176,7 @@ def test_where_the_deepspeed_folder_was_removed_the_weights_beside_it_are_taken_
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("{", "a step that is not known: .*trainer_state.json: not readable as JSON"),
         ("[]", "a step that is not known: .*an object of keys is expected"),
@@ -188,10 +188,10 @@ def test_where_the_deepspeed_folder_was_removed_the_weights_beside_it_are_taken_
         ),
     ],
 )
-def test_a_trainer_state_of_another_form_hinders_nothing(copied, content, told):
+def test_a_trainer_state_of_another_form_hinders_nothing(copied, content, message):
     place = copied("zero2")
     (place / "trainer_state.json").write_text(content)
-    assert re.search(told, open_source(place).remarks[0])
+    assert re.search(message, open_source(place).remarks[0])
 
 
 # --- refused --------------------------------------------------------------------------------------
@@ -245,9 +245,9 @@ OTHER_LAYOUTS = {
 @pytest.mark.parametrize("kind", OTHER_LAYOUTS)
 def test_other_layouts_are_refused_by_what_they_are(copied, kind):
     place = copied("zero2")
-    spoil, told = OTHER_LAYOUTS[kind]
+    spoil, message = OTHER_LAYOUTS[kind]
     spoil(place / TAG)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         open_source(place)
 
 

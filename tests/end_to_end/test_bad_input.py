@@ -238,14 +238,14 @@ def test_a_source_found_to_hold_no_numbers_while_the_engine_is_built_is_refused_
     monkeypatch.setattr(model_phases, "build", building)
     monkeypatch.setattr(loop_steps.Steps, "launch", lambda *_: steps.append(1))
     spoil_tensor(source, lambda tensors: tensors["transformer.h.1.ln_2.bias"][5:6].fill_(value))
-    told = refused(
+    message = refused(
         "data.sequence_length=16",
         source={"path": str(source)},
         target={"hidden_size": 64},
         growth={"width": "fpi", "depth": "last_layer"},
         stages=[{"name": "full", "steps": 3}],
     )
-    assert f"source: tensor 'transformer.h.1.ln_2.bias' holds {value} at [5]" in told
+    assert f"source: tensor 'transformer.h.1.ln_2.bias' holds {value} at [5]" in message
     assert not steps
 
 
@@ -399,6 +399,6 @@ def test_what_is_known_beforehand_is_refused_alike_by_a_dry_run_and_before_any_t
     tokenizer = {"vocab_size": 300} if name == "" else None if name is None else {"path": str(tmp_path / name)}
     data = {"output_dir": str(tmp_path / "data"), "text": {"files": files}, "tokenizer": tokenizer, "pairs": pairs}
     given["data"] = data | {"sequence_length": 16 if "path" in given.get("source", {}) else 32}
-    told, said = refused("--dry_run", "flops.peak_tflops=0.001", **given), refused(**given)
-    assert words in told
-    assert said == told
+    dry_message, said = refused("--dry_run", "flops.peak_tflops=0.001", **given), refused(**given)
+    assert words in dry_message
+    assert said == dry_message

@@ -172,9 +172,9 @@ def test_a_finished_folder_is_left_alone(undisturbed, corpus_folder, tmp_path):
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_many_processes_leave_the_same_bytes(undisturbed, config, output, count):
-    told = succeed(ranks(count), "run", config)
+    printed = succeed(ranks(count), "run", config)
     assert tree(output) == tree(undisturbed)
-    assert len([line for line in told.splitlines() if " clean " in line]) == 1
+    assert len([line for line in printed.splitlines() if " clean " in line]) == 1
 
 
 def killed_run(config: Path, instant: float) -> None:
@@ -266,8 +266,8 @@ def test_a_killed_worker_ends_the_run_at_once(config, victim):
         assert process.stdout.readline().startswith("data: plan")
         workers = [p for p in psutil.Process(process.pid).children(recursive=True) if "data_prep" in p.cmdline()]
         workers[victim].kill()
-        told, _ = process.communicate(timeout=10)
-        assert process.returncode != 0 and "Killed (signal 9)" in told
+        output, _ = process.communicate(timeout=10)
+        assert process.returncode != 0 and "Killed (signal 9)" in output
         psutil.wait_procs(workers, timeout=5)
         assert not any(worker.is_running() for worker in workers)
     finally:
@@ -326,8 +326,8 @@ def test_check_names_the_folder_and_what_is_missing_and_writes_nothing(config, o
 
 def test_inspect_shows_counts_reasons_and_text(undisturbed):
     shown = succeed(ALONE, "inspect", undisturbed)
-    for told in ("most (weight 2)", "2,400 documents", "exact copy", "near copy", "tokens a sequence", "    | "):
-        assert told in shown, told
+    for part in ("most (weight 2)", "2,400 documents", "exact copy", "near copy", "tokens a sequence", "    | "):
+        assert part in shown, part
 
 
 def test_verify_names_what_is_damaged(undisturbed, tmp_path):
@@ -402,8 +402,8 @@ def test_an_interrupted_run_says_how_to_go_on(config, output):
     )
     next(line for line in process.stdout if line.startswith("data: clean"))
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=30)
-    assert process.returncode == 130 and told == "stopped; the same command goes on\n"
+    _, message = process.communicate(timeout=30)
+    assert process.returncode == 130 and message == "stopped; the same command goes on\n"
     refused(ALONE, "inspect", output, says="started and not finished")
 
 

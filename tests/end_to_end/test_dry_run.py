@@ -27,28 +27,28 @@ def row(page: str, name: str) -> list[str]:
 
 def test_it_tells_what_the_run_comes_to_and_writes_nothing(undisturbed, launch, tmp_path):
     recipe = undisturbed.run_dir.parent / "recipe.yaml"
-    told = launch(recipe, "--dry_run", "--mfu", "0.5", PEAK, f"run_dir={tmp_path / 'none'}").finish()
+    result = launch(recipe, "--dry_run", "--mfu", "0.5", PEAK, f"run_dir={tmp_path / 'none'}").finish()
     assert not (tmp_path / "none").exists()
     flops = Ledger.from_json(undisturbed.summary["flops"])
     for stage in ("source", "submodels", "full"):
         steps = [record for record in undisturbed.metrics if record["stage"] == stage]
         assert all(record["mfu"] > 0 for record in steps)
-        words = row(told.output, stage)
+        words = row(result.output, stage)
         assert words[1] == str(len(steps)) and words[2] == f"{len(steps) * 8 * 32:,}"
         assert f"{flops.stages[stage].model_total:.3e}" in words
         rates = [float(word) for word in words if re.fullmatch(r"\d\.\d\de-\d\d", word)]
         expected = [steps[0]["lr"], max(record["lr"] for record in steps), steps[-1]["lr"]]
         # Printed to three digits.
         assert rates == pytest.approx(expected, rel=5e-3)
-    assert f"{flops.parts.model_total:.3e}" in row(told.output, "total")
+    assert f"{flops.parts.model_total:.3e}" in row(result.output, "total")
     # 3.13e9 FLOPs at half of 1e8 a second.
-    assert "1:03" in row(told.output, "total")
-    assert "an MFU of 50% on 1 x 0.0001 TFLOP/s" in told.output
-    assert "134,208, 113,184 without embeddings" in told.output
+    assert "1:03" in row(result.output, "total")
+    assert "an MFU of 50% on 1 x 0.0001 TFLOP/s" in result.output
+    assert "134,208, 113,184 without embeddings" in result.output
     config = AutoConfig.from_pretrained(undisturbed.run_dir / "model", attn_implementation="sdpa")
     kept = activation_bytes(FAMILIES["gpt2"], config, 32, 4 * 32, scored=4 * 32)
-    assert f"4 x 2 x 1 = 8 {kept / 2**20:.2f} MiB" in " ".join(row(told.output, "full"))
-    assert "2 shards open" in told.output
+    assert f"4 x 2 x 1 = 8 {kept / 2**20:.2f} MiB" in " ".join(row(result.output, "full"))
+    assert "2 shards open" in result.output
 
 
 def files(paths: Iterable) -> set[str]:
@@ -81,9 +81,9 @@ def test_text_is_not_prepared_and_epochs_are_known_once_it_is(launch, recipe, tm
 
 @pytest.mark.full
 def test_under_deepspeed_it_is_told_once_and_for_other_ranks_than_are_there(launch, recipe):
-    told = launch(recipe(), "--dry_run", "--world_size", "4", PEAK, ranks=2).finish()
-    assert told.output.count("model FLOPs by part") == 1
-    assert "2 x 1 x 4 = 8" in told.output
+    result = launch(recipe(), "--dry_run", "--world_size", "4", PEAK, ranks=2).finish()
+    assert result.output.count("model FLOPs by part") == 1
+    assert "2 x 1 x 4 = 8" in result.output
 
 
 def test_ranks_over_which_a_batch_does_not_divide_are_refused(launch, recipe):
@@ -117,10 +117,10 @@ def test_a_recipe_at_the_papers_scale_takes_seconds(launch, recipe, tmp_path):
         stages=[{"name": "full", "tokens": 300_000_000_000}],
         train_batch_size=1536,
     )
-    told = launch(path, "--dry_run", PEAK, "--corpus_tokens", "300000000000", "--world_size", "1536").finish(timeout=60)
-    (count,) = re.findall(r"parameters  (17\d,\d{3},\d{3},\d{3}),", told.output)
+    result = launch(path, "--dry_run", PEAK, "--corpus_tokens", "300000000000", "--world_size", "1536").finish(timeout=60)
+    (count,) = re.findall(r"parameters  (17\d,\d{3},\d{3},\d{3}),", result.output)
     assert int(count.replace(",", "")) == pytest.approx(175e9, rel=0.01)
-    full = row(told.output, "full")
+    full = row(result.output, "full")
     flops = float(next(word for word in full if "e+" in word))
     # The table leaves out the scores of attention, a few hundredths.
     assert flops == pytest.approx(3.14e23, rel=0.05)
@@ -137,7 +137,7 @@ def test_a_source_may_be_a_configuration_without_weights(launch, recipe, tmp_pat
         target={"hidden_size": 1024},
         stages=[{"name": "full", "tokens": 1_000_000}],
     )
-    told = launch(path, "--dry_run", PEAK, "--corpus_tokens", "1000000").finish(timeout=60)
+    result = launch(path, "--dry_run", PEAK, "--corpus_tokens", "1000000").finish(timeout=60)
     # GPT-2's published 124,439,808.
-    assert "parameters  124,439,808" in told.output
+    assert "parameters  124,439,808" in result.output
     launch(path).refused("model/model.safetensors: no such file")

@@ -123,8 +123,8 @@ def test_a_directory_has_a_card_and_says_where_text_ends(grow, source, tmp_path)
     for some in (f"Its source was `{source}`.", "layers 3 -> 4, hidden size 32 -> 64", "Predicted: exact"):
         assert some in card
     assert GenerationConfig.from_pretrained(tmp_path / "out").eos_token_id == 3
-    told = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
-    assert told["model_max_length"] == config["n_positions"]
+    settings = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert settings["model_max_length"] == config["n_positions"]
     grow(*words, "--format", "zero3", "--out", tmp_path / "zero")
     assert not list((tmp_path / "zero").rglob("README.md"))
 
@@ -298,14 +298,14 @@ def test_a_dry_run_tells_the_memory_of_a_grown_optimizer_state(grow, with_moment
     words = ("--format", "zero3", "--out", tmp_path / "out", "--dry_run")
     target = ("--target", "hidden_size=1024,num_hidden_layers=6", "--width", "fpi", "--depth", "last_layer")
     grown = ("--optimizer_state", "grow")
-    told = {}
+    memory = {}
     for name, options in (("fresh", ()), ("grown", grown), ("rates", (*grown, "--element_rates", "true"))):
-        output = grow("--source", with_moments(len(told) / 100), *target, *words, *options)
-        told[name], line = told_memory(output)
+        output = grow("--source", with_moments(len(memory) / 100), *target, *words, *options)
+        memory[name], line = told_memory(output)
     assert "exp_avg, exp_avg_sq, step, lr_factor, eps_factor in float32" in line
     # Five numbers in fresh training: master, moments, weight, gradient. New layers' elements count steps of their own.
-    assert told["grown"] / told["fresh"] == pytest.approx(6 / 5, rel=2e-3)
-    assert told["rates"] / told["fresh"] == pytest.approx(8 / 5, rel=2e-3)
+    assert memory["grown"] / memory["fresh"] == pytest.approx(6 / 5, rel=2e-3)
+    assert memory["rates"] / memory["fresh"] == pytest.approx(8 / 5, rel=2e-3)
 
 
 def test_a_dry_run_needs_no_more_of_the_source_than_its_configuration(grow, refused, source, tmp_path):
@@ -314,8 +314,8 @@ def test_a_dry_run_needs_no_more_of_the_source_than_its_configuration(grow, refu
     (bare / "config.json").write_bytes((source / "config.json").read_bytes())
     words = (*EXACT, "--format", "zero3", "--world_size", "4")
     dry = ("--out", tmp_path / "out", "--dry_run")
-    told = {place: grow("--source", place, *words, *dry).replace(str(place), "SOURCE") for place in (source, bare)}
-    assert told[bare] == told[source] and "each of 4 ranks reads up to" in told[bare] and "sends nothing" in told[bare]
+    pages = {place: grow("--source", place, *words, *dry).replace(str(place), "SOURCE") for place in (source, bare)}
+    assert pages[bare] == pages[source] and "each of 4 ranks reads up to" in pages[bare] and "sends nothing" in pages[bare]
     refused("--source", bare, *words, says="the directory has no weights")
 
 
@@ -430,16 +430,16 @@ def test_a_full_disk_leaves_nothing(refused, source, words):
 @pytest.mark.parametrize("words", [("--format", "hf"), ("--format", "zero3", "--world_size", "2")])
 def test_a_killed_growth_leaves_nothing_that_looks_whole(launch, tmp_path, words):
     """28M values with noise take a second or two to write; the kill comes as soon as there is a file."""
-    small, out, aside = tmp_path / "small", tmp_path / "out", tmp_path / "out.partial"
+    small, out, temporary = tmp_path / "small", tmp_path / "out", tmp_path / "out.partial"
     GPT2LMHeadModel(GPT2Config(n_embd=256, n_layer=2, n_head=4, vocab_size=2000, n_positions=16)).save_pretrained(small)
     noise = ("--target", "hidden_size=768", "--width", "nai", "--noise", "0.1")
     command = ["launch/grow.py", "--source", str(small), *noise, *words, "--out", str(out)]
     killed = launch.script(command, out)
-    wait_for(lambda: any(path.stat().st_size for path in aside.rglob("[!.]*") if path.is_file()), killed)
+    wait_for(lambda: any(path.stat().st_size for path in temporary.rglob("[!.]*") if path.is_file()), killed)
     killed.kill()
-    assert not out.exists() and aside.exists()
+    assert not out.exists() and temporary.exists()
     launch.script(command, out).finish()
-    assert (out / "certificate.json").exists() and not aside.exists()
+    assert (out / "certificate.json").exists() and not temporary.exists()
 
 
 @pytest.mark.parametrize("format", ["hf", "zero3"])
@@ -460,9 +460,9 @@ def test_a_name_on_the_hub_is_grown_as_the_directory_that_it_stands_for(grow, re
     with serving(Hub({"someone/small": {"main": source, "v2": source}})) as hub:
         ask(monkeypatch, hub.endpoint, tmp_path / "cache")
         words = ("--source", "someone/small", *EXACT, "--format", "hf")
-        told = grow(*words, "--out", tmp_path / "grown", "--dry_run")
+        output = grow(*words, "--out", tmp_path / "grown", "--dry_run")
         assert "model.safetensors" not in hub.downloads
-        assert "source: the Hugging Face hub's someone/small at commit " + hub.commit("someone/small", "main") in told
+        assert "source: the Hugging Face hub's someone/small at commit " + hub.commit("someone/small", "main") in output
         grow(*words, "--out", tmp_path / "grown", "--revision", "v2")
     grow("--source", source, *EXACT, "--format", "hf", "--out", tmp_path / "same")
     assert torch.equal(logits(tmp_path / "grown"), logits(tmp_path / "same"))
@@ -483,7 +483,7 @@ def test_how_a_classifier_was_read_is_told_in_the_listing_the_output_the_certifi
     save_file({f"module.{name}": tensor for name, tensor in load_file(path).items()}, path, {"format": "pt"})
     described = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps(described | {"quantization_config": {"quant_method": "gptq"}}))
-    told = (
+    remarks = (
         "the tensors' names lose module.",
         "bert.pooler, classifier: no part of a BertForMaskedLM, and left out of what is grown",
         "cls.predictions: not among the weights, and at the class's random initialization",
@@ -492,9 +492,9 @@ def test_how_a_classifier_was_read_is_told_in_the_listing_the_output_the_certifi
     words = ("--source", source, "--target", "hidden_size=64", "--format", "hf", "--out", out)
     listed = grow(*words, "--dry_run")
     output = grow(*words)
-    assert json.loads((out / "certificate.json").read_text())["remarks"] == list(told)
+    assert json.loads((out / "certificate.json").read_text())["remarks"] == list(remarks)
     card = (out / "README.md").read_text()
-    for remark in told:
+    for remark in remarks:
         assert f"source: {remark}\n" in listed and f"source: {remark}\n" in output and f"- {remark}.\n" in card
     assert "inexact" not in output
     AutoModelForMaskedLM.from_pretrained(out)

@@ -132,7 +132,7 @@ def test_a_lengthened_stage_goes_on_and_any_other_change_is_refused(undisturbed,
     path = lengthened.run_dir.parent / "recipe.yaml"
     for overrides, words in [
         (["stages.full.steps=11"], "and never shorter"),
-        ([LONGER, "stages.submodels.steps=8"], "made longer if no later one has begun"),
+        ([LONGER, "stages.submodels.steps=8"], "made longer if no later one has started"),
         ([LONGER, "optimizer.lr=0.01"], "differs in optimizer.lr"),
     ]:
         launch(path, *overrides).refused(words)
@@ -144,12 +144,12 @@ def test_another_zero_stage_and_micro_batch_go_on_and_are_said(undisturbed, leng
     shutil.copytree(undisturbed.run_dir, tmp_path / "run")
     words = [LONGER, "train_micro_batch_size_per_gpu=2", "activation_checkpointing=true"]
     moved = launch(recipe(), *words, ds_config={"zero_optimization": {"stage": 1}}).finish()
-    for told in (
+    for sentence in (
         "train_micro_batch_size_per_gpu 2 (it was 4)",
         "zero_optimization.stage 1 (it was 3)",
         "activation_checkpointing True (it was False)",
     ):
-        assert told in moved.output
+        assert sentence in moved.output
     # fp32 sums in another order, over four steps.
     assert moved.losses == pytest.approx(lengthened.losses, rel=1e-6)
 
@@ -193,7 +193,7 @@ def test_a_run_lengthened_and_killed_after_its_last_checkpoint_does_not_pass_for
 
 
 def test_a_lengthened_source_is_exported_anew(undisturbed, launch, recipe, tmp_path):
-    """Killed after growth, before the target's first checkpoint, and begun again with a longer source."""
+    """Killed after growth, before the target's first checkpoint, and started again with a longer source."""
     first = launch(recipe())
     wait_for(lambda: (tmp_path / "run" / "source_model").exists(), first)
     first.kill()

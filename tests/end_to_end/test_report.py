@@ -45,8 +45,8 @@ def test_what_is_no_run_ends_in_one_sentence_and_leaves_nothing(tmp_path, monkey
     # In this process: another one would spend its time on importing.
     monkeypatch.setattr(sys, "argv", ["report.py", str(tmp_path), "--out", str(tmp_path / "report.html")])
     assert main() == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert "not a run directory" in told.err
-    assert told.err.count("\n") == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "not a run directory" in printed.err
+    assert printed.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []

@@ -143,11 +143,11 @@ def test_a_growth_of_ones_own_grows_the_optimizers_state_where_it_does_not_say_o
 
 def test_what_auto_took_is_told_with_its_reason_and_the_expansion_is_a_recipe():
     path = RECIPES / "progressive.yaml"
-    told = taken_by_auto(path, ["progressive.model.num_hidden_layers=12"])
-    assert [line.split(":")[0] for line in told] == ["sizes", "shares", "growth.optimizer_state", "growth.depth", "schedule"]
+    lines = taken_by_auto(path, ["progressive.model.num_hidden_layers=12"])
+    assert [line.split(":")[0] for line in lines] == ["sizes", "shares", "growth.optimizer_state", "growth.depth", "schedule"]
     sizes = ", ".join(f"{{num_hidden_layers: {depth}}}" for depth in (3, 6, 9))
-    assert told[0].startswith(f"sizes: [{sizes}], since each size learns for less compute")
-    assert "copies that add nothing at first" in told[3]
+    assert lines[0].startswith(f"sizes: [{sizes}], since each size learns for less compute")
+    assert "copies that add nothing at first" in lines[3]
     assert taken_by_auto(RECIPES / "quickstart.yaml", []) == []
     whole = {"sizes": [HALF], "shares": [0.5], "growth": [{}]}
     assert written_out(content(MODEL, {"schedule": {"name": "constant", "warmup_steps": 1}}, **whole), "r")[1] == []

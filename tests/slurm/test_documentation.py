@@ -15,7 +15,7 @@ PIPELINE = [line for line in CODE if line.startswith("launch/slurm/pipeline.sh")
 
 
 def test_each_sbatch_command_names_a_script_and_options_that_slurm_takes(cluster):
-    """On nodes of eight GPUs, as far as Slurm is told; nothing is run."""
+    """On nodes of eight GPUs, as far as Slurm knows; nothing is run."""
     assert SBATCH and {script.name for script in (ROOT / "launch/slurm").glob("*.sbatch")} == {
         re.search(r"(\w+\.sbatch)", words)[1] for words in SBATCH
     }

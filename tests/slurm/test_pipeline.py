@@ -73,7 +73,7 @@ def test_a_link_of_the_chain_that_fails_cancels_those_after_it(corpus, toy, clus
         ("train", "CANCELLED"),
         ("report", "CANCELLED"),
     ]
-    assert [path.name for path in tmp_path.glob("*.log")] == [f"prepare-{jobs[0].id}.log"], "the others have not begun"
+    assert [path.name for path in tmp_path.glob("*.log")] == [f"prepare-{jobs[0].id}.log"], "the others have not started"
 
 
 def test_each_line_of_a_sweep_is_a_run_and_one_that_is_refused_disturbs_no_other(toy, cluster, tmp_path):

@@ -101,7 +101,7 @@ def test_as_the_time_limit_nears_the_job_saves_and_has_itself_requeued(undisturb
 @pytest.mark.parametrize("victim", ["n2", pytest.param("n1", marks=pytest.mark.full)])
 def test_a_node_dies_and_the_job_goes_on_without_it_from_its_last_checkpoint(undisturbed, toy, own_cluster, victim):
     submitted = toy().submit(own_cluster, options=("--nodes=1-2",))
-    # The toy recipe saves every fifth step, before the next one is begun.
+    # The toy recipe saves every fifth step, before the next one begins.
     submitted.wait_for_step(21)
     own_cluster.kill(victim)
     resumed = submitted.finish()
@@ -123,12 +123,12 @@ import os, signal, sys
 def fault(*arguments, **options):
     raise RuntimeError("a fault of rank 1 alone")
 
-def told(number, frame):
+def on_signal(number, frame):
     if os.environ["SLURM_PROCID"] == "1":
         sys.modules["torch"].Tensor.backward = fault
 
 if "SLURM_PROCID" in os.environ:
-    signal.signal(signal.SIGUSR2, told)
+    signal.signal(signal.SIGUSR2, on_signal)
 """
 
 

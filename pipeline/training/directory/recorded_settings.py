@@ -127,7 +127,7 @@ class RecordedSettings:
                     last = "; lengthen the last stage, in the run directory's recipe.yaml, and start that recipe" * longer
                     raise UserError(
                         f"{self.origin}: the stage {stage.name!r} had {_counted(old)} and now has {_counted(new)}; a stage can "
-                        f"be made longer if no later one has begun, and never shorter{last}"
+                        f"be made longer if no later one has started, and never shorter{last}"
                     )
 
     def rounding(self, recipe: Recipe, ds_config: Mapping[str, Any]) -> list[str]:

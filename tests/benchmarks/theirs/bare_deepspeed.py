@@ -17,7 +17,7 @@ from transformers import GPT2LMHeadModel
 from transformers.integrations import HfDeepSpeedConfig
 
 
-def main(directory: Path, ids: Path, length: int, sequences: int, ds_config: Path, told: Path) -> None:
+def main(directory: Path, ids: Path, length: int, sequences: int, ds_config: Path, output: Path) -> None:
     """Take a step."""
     # Compiled at the first start, for a minute.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -35,7 +35,7 @@ def main(directory: Path, ids: Path, length: int, sequences: int, ds_config: Pat
     engine.backward(cross_entropy(logits[:, :-1].flatten(0, 1), batch[:, 1:].flatten()))
     engine.step()
     if os.environ["RANK"] == "0":
-        told.write_text("step 1\n", encoding="utf-8")
+        output.write_text("step 1\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

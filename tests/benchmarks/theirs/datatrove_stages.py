@@ -2,7 +2,7 @@
 
 python datatrove_stages.py SOURCE WORK TOKENIZER.json EOS PROCESSES
 
-SOURCE is a folder of .jsonl files; a file is a task. Writes WORK/told.json: seconds of each stage, what was dropped, tokens.
+SOURCE is a folder of .jsonl files; a file is a task. Writes WORK/result.json: seconds of each stage, what was dropped, tokens.
 """
 
 import json
@@ -35,17 +35,17 @@ def main(source: str, work: str, tokenizer: str, eos: str, processes: int) -> No
         "filter": (tasks, [JsonlReader(source), MinhashDedupFilter(clusters), kept]),
         "tokenize": (tasks, [JsonlReader(f"{place}/kept"), tokenized]),
     }
-    told = {"seconds": {}}
+    result = {"seconds": {}}
     for name, (count, pipeline) in stages.items():
         began = time.perf_counter()
         logs = f"{place}/logs/{name}"
         stats = LocalPipelineExecutor(pipeline, tasks=count, workers=min(processes, count), logging_dir=logs).run()
-        told["seconds"][name] = time.perf_counter() - began
+        result["seconds"][name] = time.perf_counter() - began
         if name == "filter":
-            told["dropped"] = sum(each.stats["dropped"].total for each in stats.stats if "dropped" in each.stats)
+            result["dropped"] = sum(each.stats["dropped"].total for each in stats.stats if "dropped" in each.stats)
         if name == "tokenize":
-            told["tokens"] = sum(each.stats["tokens"].total for each in stats.stats if "tokens" in each.stats)
-    (place / "told.json").write_text(json.dumps(told))
+            result["tokens"] = sum(each.stats["tokens"].total for each in stats.stats if "tokens" in each.stats)
+    (place / "result.json").write_text(json.dumps(result))
 
 
 if __name__ == "__main__":

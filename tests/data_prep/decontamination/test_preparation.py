@@ -1,4 +1,4 @@
-"""Decontamination within a preparation: what goes, what is counted, and what is told of it."""
+"""Decontamination within a preparation: what goes, what is counted, and what is reported of it."""
 
 from pathlib import Path
 

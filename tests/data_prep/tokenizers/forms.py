@@ -64,7 +64,7 @@ def config(family: str, **keys: Any) -> Files:
     return {"config.json": {"model_type": family, **keys}}
 
 
-def told(**keys: Any) -> Files:
+def tokenizer_config(**keys: Any) -> Files:
     """What tokenizer_config.json says."""
     return {"tokenizer_config.json": keys}
 
@@ -133,10 +133,12 @@ _GPT2_NAMES = dict.fromkeys(("bos_token", "eos_token", "unk_token"), _END)
 _GPT2_MAP = _mapped(_GPT2_NAMES)
 _GPT2_ADDED = _mapped(_GPT2_NAMES, pad_token="[PAD]") | {"added_tokens.json": {"[PAD]": _GPT2_SIZE, "<new>": _GPT2_SIZE + 1}}
 _GPT2_JSON = _as_json(GPT2, [_END])
-_GPT2_CONFIG = told(model_max_length=1024)
+_GPT2_CONFIG = tokenizer_config(model_max_length=1024)
 _GPT2_OWN = _GPT2_NAMES | {"add_prefix_space": False, "tokenizer_class": "GPT2Tokenizer"}
-_GPT2_CLASS = told(**_GPT2_OWN, name_or_path="gpt2", special_tokens_map_file=None)
-_GPT2_V5 = told(**_GPT2_OWN, backend="tokenizers", errors="replace", is_local=False, model_max_length=1024, pad_token=_END)
+_GPT2_CLASS = tokenizer_config(**_GPT2_OWN, name_or_path="gpt2", special_tokens_map_file=None)
+_GPT2_V5 = tokenizer_config(
+    **_GPT2_OWN, backend="tokenizers", errors="replace", is_local=False, model_max_length=1024, pad_token=_END
+)
 
 _ROBERTA_SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 ROBERTA = _byte_level(_ROBERTA_SPECIAL)
@@ -173,10 +175,10 @@ def _bert_json(files: Files, lower: bool, **more: Any) -> Files:
 _BERT_NAMES = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]"}
 _BERT_MAP = _mapped(_BERT_NAMES)
 _BERT_ADDED = {"added_tokens.json": {"<new>": UNCASED["vocab.txt"].count("\n")}}
-_LOWER = told(do_lower_case=True)
-_BERT_CLASS = told(do_lower_case=True, tokenizer_class="BertTokenizer")
-_CASED_CLASS = told(do_lower_case=False, tokenizer_class="BertTokenizer")
-_CASED_FAST = told(do_lower_case=False, tokenizer_class="BertTokenizerFast")
+_LOWER = tokenizer_config(do_lower_case=True)
+_BERT_CLASS = tokenizer_config(do_lower_case=True, tokenizer_class="BertTokenizer")
+_CASED_CLASS = tokenizer_config(do_lower_case=False, tokenizer_class="BertTokenizer")
+_CASED_FAST = tokenizer_config(do_lower_case=False, tokenizer_class="BertTokenizerFast")
 
 
 def _decoder(tokens: dict[int, str], **keys: Any) -> dict[str, Any]:
@@ -221,7 +223,7 @@ def _llama_json(**more: Any) -> Files:
 
 
 _LLAMA_NAMES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-_LLAMA_TOLD = _LLAMA_NAMES | {
+_LLAMA_KEYS = _LLAMA_NAMES | {
     "add_bos_token": True,
     "add_eos_token": False,
     "clean_up_tokenization_spaces": False,
@@ -234,8 +236,8 @@ _LLAMA_TOLD = _LLAMA_NAMES | {
 _LLAMA_MAP = _mapped({name: described(token) for name, token in _LLAMA_NAMES.items()})
 
 
-def _told_llama(**keys: Any) -> Files:
-    return told(**_LLAMA_TOLD | keys)
+def _llama_config(**keys: Any) -> Files:
+    return tokenizer_config(**_LLAMA_KEYS | keys)
 
 
 _LLAMA3_SPECIAL = ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"]
@@ -247,7 +249,7 @@ _LLAMA3 = _byte_level([], _LLAMA3_PATTERN)
 _LLAMA3_FILES = _as_json(_LLAMA3, _LLAMA3_SPECIAL, pattern=_LLAMA3_PATTERN) | {
     # Meta's own file, tiktoken's: a piece in base64 and its rank.
     "tokenizer.model": b"IQ== 0\nIg== 1\nIw== 2\n",
-    **told(**_LLAMA3_NAMES, model_max_length=131072, tokenizer_class="PreTrainedTokenizerFast"),
+    **tokenizer_config(**_LLAMA3_NAMES, model_max_length=131072, tokenizer_class="PreTrainedTokenizerFast"),
     **_mapped(_LLAMA3_NAMES),
 }
 
@@ -255,7 +257,7 @@ QWEN = _byte_level([], _QWEN)
 _QWEN_SIZE = len(QWEN["vocab.json"])
 _QWEN_ADDED = [_END, "<|im_start|>", "<|im_end|>"]
 _QWEN_JSON = _as_json(QWEN, _QWEN_ADDED, pattern=_QWEN)
-_QWEN_TOLD = {
+_QWEN_KEYS = {
     "add_prefix_space": False,
     **_decoder({_QWEN_SIZE + number: token for number, token in enumerate(_QWEN_ADDED)}),
     "additional_special_tokens": ["<|im_start|>", "<|im_end|>"],
@@ -273,17 +275,17 @@ _QWEN_TOLD = {
 
 
 def _qwen(family: str) -> dict[str, Form]:
-    described, beside = told(**_QWEN_TOLD), config(family)
+    described, beside = tokenizer_config(**_QWEN_KEYS), config(family)
     tools = _decoder({_QWEN_SIZE + 3: "<new>"}, special=False)["added_tokens_decoder"]
-    grown = _QWEN_TOLD | {"added_tokens_decoder": _QWEN_TOLD["added_tokens_decoder"] | tools}
-    plain = {key: value for key, value in _QWEN_TOLD.items() if not key.startswith("add")}
+    grown = _QWEN_KEYS | {"added_tokens_decoder": _QWEN_KEYS["added_tokens_decoder"] | tools}
+    plain = {key: value for key, value in _QWEN_KEYS.items() if not key.startswith("add")}
     return {
         f"{family} slow": Form(lambda: QWEN | described | beside),
         f"{family} slow, class alone": Form(lambda: QWEN | described),
         f"{family} fast and slow": Form(lambda: QWEN | _QWEN_JSON | described | beside),
         f"{family} fast": Form(lambda: _QWEN_JSON | described | beside),
-        f"{family} fast, saved by 5": Form(lambda: _QWEN_JSON | told(**plain, backend="tokenizers") | beside),
-        f"{family} added, no special token": Form(lambda: QWEN | told(**grown) | beside),
+        f"{family} fast, saved by 5": Form(lambda: _QWEN_JSON | tokenizer_config(**plain, backend="tokenizers") | beside),
+        f"{family} added, no special token": Form(lambda: QWEN | tokenizer_config(**grown) | beside),
         f"{family} truncated": Form(
             lambda: _as_json(QWEN, _QWEN_ADDED, pattern=_QWEN, **saved(8, _END, _QWEN_SIZE)) | described | beside
         ),
@@ -293,21 +295,21 @@ def _qwen(family: str) -> dict[str, Form]:
 def _llama(family: str) -> dict[str, Form]:
     beside, both = config(family), {**LLAMA, **_llama_json()}
     pad = {"added_tokens.json": {"<pad>": 600}} | _mapped(_LLAMA_NAMES, pad_token="<pad>")
-    old = told(model_max_length=2048, padding_side="right", tokenizer_class="LlamaTokenizer")
+    old = tokenizer_config(model_max_length=2048, padding_side="right", tokenizer_class="LlamaTokenizer")
     return {
-        f"{family} slow": Form(lambda: LLAMA | _told_llama() | _LLAMA_MAP | beside),
-        f"{family} slow, legacy": Form(lambda: LLAMA | _told_llama(legacy=True) | _LLAMA_MAP | beside),
+        f"{family} slow": Form(lambda: LLAMA | _llama_config() | _LLAMA_MAP | beside),
+        f"{family} slow, legacy": Form(lambda: LLAMA | _llama_config(legacy=True) | _LLAMA_MAP | beside),
         f"{family} slow, of 4.28": Form(lambda: LLAMA | old | _mapped(_LLAMA_NAMES) | beside),
-        f"{family} slow, no bos": Form(lambda: LLAMA | _told_llama(add_bos_token=False) | _LLAMA_MAP | beside),
-        f"{family} slow, bos and eos": Form(lambda: LLAMA | _told_llama(add_eos_token=True) | beside),
-        f"{family} slow, class alone": Form(lambda: LLAMA | _told_llama()),
+        f"{family} slow, no bos": Form(lambda: LLAMA | _llama_config(add_bos_token=False) | _LLAMA_MAP | beside),
+        f"{family} slow, bos and eos": Form(lambda: LLAMA | _llama_config(add_eos_token=True) | beside),
+        f"{family} slow, class alone": Form(lambda: LLAMA | _llama_config()),
         f"{family} slow, added": Form(lambda: LLAMA | old | pad | beside),
         f"{family} sentencepiece and config": Form(lambda: LLAMA | beside),
-        f"{family} fast and slow": Form(lambda: both | _told_llama() | _LLAMA_MAP | beside),
-        f"{family} fast and slow, legacy": Form(lambda: both | _told_llama(legacy=True) | _LLAMA_MAP | beside),
-        f"{family} fast, class alone": Form(lambda: _llama_json() | _told_llama(tokenizer_class="LlamaTokenizerFast")),
-        f"{family} fast, verbatim": Form(lambda: _llama_json() | _told_llama(tokenizer_class=_VERBATIM) | beside),
-        f"{family} truncated": Form(lambda: LLAMA | _llama_json(**saved(8, "</s>", 2)) | _told_llama() | beside),
+        f"{family} fast and slow": Form(lambda: both | _llama_config() | _LLAMA_MAP | beside),
+        f"{family} fast and slow, legacy": Form(lambda: both | _llama_config(legacy=True) | _LLAMA_MAP | beside),
+        f"{family} fast, class alone": Form(lambda: _llama_json() | _llama_config(tokenizer_class="LlamaTokenizerFast")),
+        f"{family} fast, verbatim": Form(lambda: _llama_json() | _llama_config(tokenizer_class=_VERBATIM) | beside),
+        f"{family} truncated": Form(lambda: LLAMA | _llama_json(**saved(8, "</s>", 2)) | _llama_config() | beside),
         f"{family} tiktoken beside json": Form(lambda: _LLAMA3_FILES | beside),
     }
 
@@ -317,7 +319,7 @@ FORMS: dict[str, Form] = {
     "gpt2 slow, of the hub": Form(lambda: GPT2 | _GPT2_CONFIG | config("gpt2")),
     "gpt2 slow, class alone": Form(lambda: GPT2 | _GPT2_CLASS | _GPT2_MAP),
     "gpt2 slow, added": Form(lambda: GPT2 | _GPT2_CLASS | _GPT2_ADDED | config("gpt2", vocab_size=_GPT2_SIZE + 2)),
-    "gpt2 slow, prefix": Form(lambda: GPT2 | told(add_prefix_space=True) | config("gpt2")),
+    "gpt2 slow, prefix": Form(lambda: GPT2 | tokenizer_config(add_prefix_space=True) | config("gpt2")),
     "gpt2 slow, resized": Form(lambda: GPT2 | _GPT2_CLASS | config("gpt2", vocab_size=1024)),
     "gpt2 bare": Form(lambda: GPT2, "gpt2"),
     "gpt2 fast and slow": Form(lambda: GPT2 | _GPT2_JSON | _GPT2_CONFIG | config("gpt2")),
@@ -327,15 +329,17 @@ FORMS: dict[str, Form] = {
     "gpt2 truncated": Form(lambda: GPT2 | _as_json(GPT2, [_END], **saved(8, _END, 0)) | _GPT2_CLASS | config("gpt2")),
     "gpt2 truncated, json alone": Form(lambda: _as_json(GPT2, [_END], **saved(8, _END, 0))),
     "gpt2 prefix, verbatim": Form(
-        lambda: _as_json(GPT2, [_END], prefix=True) | told(tokenizer_class=_VERBATIM, eos_token=_END) | config("gpt2")
+        lambda: (
+            _as_json(GPT2, [_END], prefix=True) | tokenizer_config(tokenizer_class=_VERBATIM, eos_token=_END) | config("gpt2")
+        )
     ),
     "roberta slow": Form(lambda: ROBERTA | config("roberta")),
     "roberta slow, map": Form(lambda: ROBERTA | _ROBERTA_MAP | config("roberta")),
     "roberta bare": Form(lambda: ROBERTA, "roberta"),
     "roberta fast and slow": Form(
-        lambda: ROBERTA | _ROBERTA_JSON | _ROBERTA_MAP | told(model_max_length=512) | config("roberta")
+        lambda: ROBERTA | _ROBERTA_JSON | _ROBERTA_MAP | tokenizer_config(model_max_length=512) | config("roberta")
     ),
-    "roberta fast": Form(lambda: _ROBERTA_JSON | told(tokenizer_class="RobertaTokenizerFast") | config("roberta")),
+    "roberta fast": Form(lambda: _ROBERTA_JSON | tokenizer_config(tokenizer_class="RobertaTokenizerFast") | config("roberta")),
     "roberta truncated": Form(
         lambda: ROBERTA | _as_json(ROBERTA, _ROBERTA_SPECIAL, **saved(8, "<pad>", 1)) | _ROBERTA_MAP | config("roberta")
     ),
@@ -343,19 +347,23 @@ FORMS: dict[str, Form] = {
         lambda: ROBERTA | {"added_tokens.json": {"<new>": len(ROBERTA["vocab.json"])}} | _ROBERTA_MAP | config("roberta")
     ),
     "bert slow": Form(lambda: UNCASED | config("bert")),
-    "bert slow, told": Form(lambda: UNCASED | told(do_lower_case=True, model_max_length=512) | config("bert")),
+    "bert slow, told": Form(lambda: UNCASED | tokenizer_config(do_lower_case=True, model_max_length=512) | config("bert")),
     "bert slow, class alone": Form(lambda: UNCASED | _BERT_CLASS | _BERT_MAP),
-    "bert slow, cased": Form(lambda: CASED | told(do_lower_case=False) | config("bert")),
+    "bert slow, cased": Form(lambda: CASED | tokenizer_config(do_lower_case=False) | config("bert")),
     "bert slow, cased, class alone": Form(lambda: CASED | _CASED_CLASS | _BERT_MAP),
-    "bert slow, accents kept": Form(lambda: UNCASED | told(do_lower_case=True, strip_accents=False) | config("bert")),
-    "bert slow, no Chinese": Form(lambda: UNCASED | told(do_lower_case=True, tokenize_chinese_chars=False) | config("bert")),
+    "bert slow, accents kept": Form(
+        lambda: UNCASED | tokenizer_config(do_lower_case=True, strip_accents=False) | config("bert")
+    ),
+    "bert slow, no Chinese": Form(
+        lambda: UNCASED | tokenizer_config(do_lower_case=True, tokenize_chinese_chars=False) | config("bert")
+    ),
     "bert slow, added": Form(lambda: UNCASED | _BERT_ADDED | _BERT_MAP | _LOWER | config("bert")),
     "bert bare": Form(lambda: UNCASED, "bert"),
     "bert fast and slow": Form(lambda: UNCASED | _bert_json(UNCASED, True) | _BERT_MAP | _LOWER | config("bert")),
     "bert fast": Form(lambda: _bert_json(UNCASED, True) | config("bert")),
     "bert fast, cased": Form(lambda: CASED | _bert_json(CASED, False) | _CASED_FAST | config("bert")),
     "bert fast, cased, verbatim": Form(
-        lambda: _bert_json(CASED, False) | told(**_BERT_NAMES, tokenizer_class=_VERBATIM) | config("bert")
+        lambda: _bert_json(CASED, False) | tokenizer_config(**_BERT_NAMES, tokenizer_class=_VERBATIM) | config("bert")
     ),
     "bert truncated": Form(lambda: UNCASED | _bert_json(UNCASED, True, **saved(8, "[PAD]", 0)) | _BERT_CLASS | config("bert")),
     **_llama("llama"),

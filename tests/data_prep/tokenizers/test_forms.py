@@ -12,7 +12,7 @@ from data_prep.shards import Shard
 from data_prep.tokenizers.loading import difference, given_tokenizer, load_tokenizer
 from pipeline.common.errors import UserError
 from tests.data_prep.preparing import preparation, write_jsonl
-from tests.data_prep.tokenizers.forms import CASED, FORMS, GPT2, LLAMA, TEXTS, config, described, told, write
+from tests.data_prep.tokenizers.forms import CASED, FORMS, GPT2, LLAMA, TEXTS, config, described, tokenizer_config, write
 
 NAMES = ("eos", "sep", "cls", "mask", "bos")
 
@@ -98,7 +98,7 @@ def _vocabulary(special):
     return {"vocab.json": {token: number for number, token in enumerate([*special, *"abc"])}, "merges.txt": "#version: 0.2\n"}
 
 
-_CLASS = told(tokenizer_class="PreTrainedTokenizerFast")
+_CLASS = tokenizer_config(tokenizer_class="PreTrainedTokenizerFast")
 _WORDS = {
     "type": "WordLevel",
     "vocab": {word: number for number, word in enumerate(["[UNK]", "[SEP]", "ba", "ce"])},
@@ -140,13 +140,13 @@ REFUSED = {
     ),
     "no end": (lambda: _without("llama fast, verbatim", "tokenizer_config.json") | _CLASS, "has no end-of-document token"),
     "an empty end": (
-        lambda: LLAMA | told(tokenizer_class="LlamaTokenizer", eos_token=""),
+        lambda: LLAMA | tokenizer_config(tokenizer_class="LlamaTokenizer", eos_token=""),
         "has no end-of-document token",
     ),
     "spelled all the same": (
         lambda: {
             "tokenizer.json": _SPELLED,
-            **told(tokenizer_class="PreTrainedTokenizerFast", sep_token="[SEP]", unk_token="[UNK]"),
+            **tokenizer_config(tokenizer_class="PreTrainedTokenizerFast", sep_token="[SEP]", unk_token="[UNK]"),
         },
         r"makes the special token '\[SEP\]' of a text that spells it.*set tokenizer.split_special_tokens: false",
     ),
@@ -158,7 +158,7 @@ REFUSED = {
     ),
     "code of its own": (
         lambda: {
-            **told(tokenizer_class="Own", auto_map={"AutoTokenizer": ["own.Own", None]}),
+            **tokenizer_config(tokenizer_class="Own", auto_map={"AutoTokenizer": ["own.Own", None]}),
             "own.py": "raise SystemExit('was run')",
             "tokenizer.json": FORMS["gpt2 fast"].files()["tokenizer.json"],
             "config.json": {"model_type": "own"},

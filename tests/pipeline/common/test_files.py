@@ -27,23 +27,23 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 
 
 def test_a_directory_appears_whole_or_not_at_all(tmp_path):
-    with pytest.raises(KeyError), whole_directory(tmp_path / "shards") as aside:
-        (aside / "part").touch()
+    with pytest.raises(KeyError), whole_directory(tmp_path / "shards") as temporary:
+        (temporary / "part").touch()
         raise KeyError
     assert list(tmp_path.iterdir()) == []
-    with whole_directory(tmp_path / "shards") as aside:
-        (aside / "part").touch()
+    with whole_directory(tmp_path / "shards") as temporary:
+        (temporary / "part").touch()
         assert not (tmp_path / "shards").exists()
     assert [entry.name for entry in (tmp_path / "shards").iterdir()] == ["part"]
 
 
 def test_two_writers_of_one_directory_do_not_meet(tmp_path):
     path = tmp_path / "grown"
-    with whole_directory(path) as aside:
-        (aside / "first").touch()
+    with whole_directory(path) as temporary:
+        (temporary / "first").touch()
         with pytest.raises(UserError, match=f"process {os.getpid()} on .* is writing"), whole_directory(path):
             pass
-        assert (aside / "first").exists() and not path.exists()
+        assert (temporary / "first").exists() and not path.exists()
     assert [entry.name for entry in path.iterdir()] == ["first"]
 
 
@@ -59,14 +59,14 @@ def test_a_folder_of_someone_elses_is_left_alone(tmp_path):
 def test_what_a_killed_writer_left_is_cleared(tmp_path):
     killed = (
         "import os, signal, sys; from pathlib import Path; from pipeline.common.files import whole_directory\n"
-        "with whole_directory(Path(sys.argv[1])) as aside:\n"
-        "    (aside / 'old').touch(); os.kill(os.getpid(), signal.SIGKILL)"
+        "with whole_directory(Path(sys.argv[1])) as temporary:\n"
+        "    (temporary / 'old').touch(); os.kill(os.getpid(), signal.SIGKILL)"
     )
     path = tmp_path / "grown"
     subprocess.run([sys.executable, "-c", killed, str(path)], check=False)
     assert [entry.name for entry in tmp_path.iterdir()] == ["grown.partial"]
-    with whole_directory(path) as aside:
-        (aside / "new").touch()
+    with whole_directory(path) as temporary:
+        (temporary / "new").touch()
     assert [entry.name for entry in tmp_path.iterdir()] == ["grown"]
     assert [entry.name for entry in path.iterdir()] == ["new"]
 
@@ -75,8 +75,8 @@ def test_what_a_killed_writer_left_is_cleared(tmp_path):
 def test_the_current_directory_can_be_named(tmp_path, monkeypatch, name):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    with whole_directory(Path(name)) as aside:
-        (aside / "part").touch()
+    with whole_directory(Path(name)) as temporary:
+        (temporary / "part").touch()
     assert (tmp_path / "here" / "part").exists() and len(list(tmp_path.iterdir())) == 1
 
 

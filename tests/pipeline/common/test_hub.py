@@ -1,4 +1,4 @@
-"""Names on the Hugging Face hub: downloaded once, found offline, and each reason for having none told from the others."""
+"""Names on the Hugging Face hub: downloaded once, found offline, and each reason for having none named."""
 
 import re
 from pathlib import Path

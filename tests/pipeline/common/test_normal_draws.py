@@ -114,7 +114,7 @@ def test_code_for_another_cpu_makes_the_same_bits(cpu, tmp_path):
 
 
 def test_the_values_stay_what_they_were():
-    # Whoever changes these changes DRAWS too, so that runs begun before are not gone on with.
+    # Whoever changes these changes DRAWS too, so that runs started before are not continued.
     assert keyed.DRAWS == "philox4x32-10, box-muller, float32"
     assert [value.hex() for value in keyed.normal(SOME, 1_000_001, 4).astype(float)] == [
         "0x1.c82f7c0000000p-1",

@@ -72,10 +72,10 @@ def zero(path, begin, size):
 
 
 def swap(one, other):
-    aside = one.with_name("aside")
-    one.rename(aside)
+    third = one.with_name("third")
+    one.rename(third)
     other.rename(one)
-    aside.rename(other)
+    third.rename(other)
 
 
 def rewrite_index(path, change):
@@ -442,14 +442,14 @@ def test_text_with_the_padding_token_is_refused_where_positions_are_counted_with
     texts[where][0][15] = 1
     data = write_prepared(tmp_path, {"wiki": ([[texts["train"]]], [[texts["heldout"]]])})
     objective = MaskedObjective(10, 100, 2, 4, (0, 1, 2, 3, 4))
-    told = "the text of the corpus 'wiki' holds the padding token, id 1"
+    message = "the text of the corpus 'wiki' holds the padding token, id 1"
     if where == "train":
         # Known from the counts of ids, before anything is read.
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             open_batches(data, {"wiki": 1.0}, objective, 7, within_documents=False, padding_id=1)
     else:
         _, heldout = open_batches(data, {"wiki": 1.0}, objective, 7, within_documents=False, padding_id=1)
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             heldout.heldout(np.arange(3))
     # Other families read it like any other token.
     training, heldout = open_batches(data, {"wiki": 1.0}, CausalObjective(10), 7, within_documents=False)

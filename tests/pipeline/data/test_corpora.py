@@ -97,7 +97,7 @@ def test_a_corpus_of_which_nothing_is_left_is_in_no_blend(tmp_path, weights):
     shares, left_out = effective_weights(data, None, LENGTH)
     assert (shares, left_out) == ({"wiki": 1.0}, {"copies": "it has no training token"})
     assert len(opened(data, shares)[1]) == 3
-    # Somebody who asks for it by name is told.
+    # Whoever asks for it by name learns why.
     shares, _ = effective_weights(data, {"wiki": 1, "copies": 2}, LENGTH)
     with pytest.raises(UserError, match="the train split of copies makes no window"):
         opened(data, shares)

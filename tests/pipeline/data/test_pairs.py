@@ -103,14 +103,14 @@ def test_an_epoch_begins_at_every_sentence_that_can_begin_a_pair(sentences):
     begins, _ = places(sentences[1])
     dataset = pairs(sentences)
     batch = dataset.training(np.arange(len(dataset)))
-    begun = {begins[a[0]] for a, _ in segments(batch)}
+    beginnings = {begins[a[0]] for a, _ in segments(batch)}
     can = {
         (number, place)
         for number, document in enumerate(sentences[1])
         for place in range(len(document) - 1)
         if len(document[place]) + len(document[place + 1]) + (place + 2 == len(document)) <= LENGTH - 3
     }
-    assert len(dataset) == sum(map(len, sentences[1])) and begun == can
+    assert len(dataset) == sum(map(len, sentences[1])) and beginnings == can
 
 
 def test_masks_are_never_on_special_tokens_or_padding(sentences):

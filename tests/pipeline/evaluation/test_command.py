@@ -128,8 +128,8 @@ def test_a_run_that_is_going_on_is_left_alone_but_scored(evaluate, finished, dat
     with locked(finished.lock, wait=False):
         status, output, error = evaluate("--model", finished.path, "--task", "ptb", "--data", data)
         assert (status, output) == (2, "")
-        told = "the run is going on, and writes its scores itself; name a file with --out, or wait for it to end"
-        assert error == f"{finished.path}: {told}\n"
+        message = "the run is going on, and writes its scores itself; name a file with --out, or wait for it to end"
+        assert error == f"{finished.path}: {message}\n"
         assert not finished.scores.exists()
         # Its own file by another name is its own all the same.
         assert evaluate("--model", finished.path, "--task", "ptb", "--data", data, "--out", finished.scores)[0] == 2
@@ -214,8 +214,8 @@ def test_what_one_of_several_refuses_is_refused_before_any_is_scored(
 def test_a_folder_of_runs_is_told_from_a_model(evaluate, finished, tmp_path):
     status, _, error = evaluate("--model", tmp_path, "--task", "text:" + __file__)
     assert status == 2
-    told = "neither a run, a checkpoint nor a Hugging Face model, which has a config.json; name one of the runs in it, for"
-    assert error == f"{tmp_path}: {told} instance {finished.path}\n"
+    message = "neither a run, a checkpoint nor a Hugging Face model, which has a config.json; name one of the runs in it, for"
+    assert error == f"{tmp_path}: {message} instance {finished.path}\n"
 
 
 def test_the_printed_table_says_what_part_was_scored_and_that_nothing_is_kept(evaluate, causal, data, tmp_path):
@@ -370,8 +370,8 @@ def of_the_trainer(model: Path, folder: Path) -> Path:
 def test_a_checkpoint_of_transformers_trainer_is_scored_with_the_tokenizer_beside_it(evaluate, causal, data, tmp_path):
     place = of_the_trainer(causal, tmp_path)
     words = ("--task", "wikitext2", "--data", data, "--limit", "1", "--out")
-    status, told, _ = evaluate("--model", place.parent, *words, tmp_path / "checkpoint.jsonl")
-    assert status == 0 and "a checkpoint of transformers' Trainer at step 9 of 20" in told
+    status, output, _ = evaluate("--model", place.parent, *words, tmp_path / "checkpoint.jsonl")
+    assert status == 0 and "a checkpoint of transformers' Trainer at step 9 of 20" in output
     assert evaluate("--model", causal, *words, tmp_path / "directory.jsonl")[0] == 0
     (checkpoint,), (directory,) = (read_scores(tmp_path / f"{kind}.jsonl") for kind in ("checkpoint", "directory"))
     assert (checkpoint.model_digest, checkpoint.metrics) == (directory.model_digest, directory.metrics)
@@ -384,9 +384,9 @@ def test_of_a_trainers_checkpoint_without_its_deepspeed_files_the_weights_beside
     shutil.copy(causal / "model.safetensors", place)
     shutil.rmtree(place / TAG)
     out = tmp_path / "out.jsonl"
-    status, told, error = evaluate("--model", place, "--task", "wikitext2", "--data", data, "--limit", "1", "--out", out)
+    status, output, error = evaluate("--model", place, "--task", "wikitext2", "--data", data, "--limit", "1", "--out", out)
     assert (status, error) == (0, "")
-    assert "is not there; the weights beside it are taken" in told
+    assert "is not there; the weights beside it are taken" in output
     assert read_scores(out)[0].model_digest == inspect(open_source(causal).state, "")
 
 

@@ -63,7 +63,7 @@ def guide(directory, data, max_length, stride):
             window = ids[:, max(0, end - max_length) : end]
             targets = window.clone()
             targets[:, : -(end - previous)] = -100
-            # The mean over the targets, the first token of a window aside, which is none.
+            # The mean over the targets, without the first token of a window, which is no target.
             loss += model(window, labels=targets).loss.item() * (end - previous)
             tokens += end - previous
             if end == size:
@@ -230,8 +230,8 @@ def test_all_that_is_tokenized_and_scored_is_counted(gpt2, bert, data, metered):
     for model in (gpt2, bert):
         scores(model, "wikitext2", data, Options(every=5, batch_size=64))
         for name in ("model: wikitext2", "model: wikitext2: tokenizing"):
-            size, told = metered.pop(name)
-            assert sum(told) == size > 0
+            size, advances = metered.pop(name)
+            assert sum(advances) == size > 0
 
 
 def test_every_third_token_is_a_third_of_the_work_and_says_so(bert, data):

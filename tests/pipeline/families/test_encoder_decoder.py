@@ -48,13 +48,13 @@ def grown(config, model, sizes, **growth):
 @pytest.mark.parametrize("sizes", [{"num_hidden_layers": 5}, {"num_decoder_layers": 5}])
 def test_each_stack_grows_in_depth_by_itself(depth, sizes):
     config, model = small(**V11)
-    moved, told, found = grown(config, model, sizes, depth=depth)
+    moved, outcome, found = grown(config, model, sizes, depth=depth)
     assert (found.config.num_layers, found.config.num_decoder_layers) == (
         sizes.get("num_hidden_layers", 3),
         sizes.get("num_decoder_layers", 2),
     )
     exact = depth in ("interleave", "last_layer")
-    assert told is (Exactness.EXACT if exact else Exactness.BY_DESIGN)
+    assert outcome is (Exactness.EXACT if exact else Exactness.BY_DESIGN)
     assert (moved < EXACT) is exact
 
 
@@ -62,8 +62,8 @@ def test_a_list_names_the_layers_of_both_stacks_by_numbers_that_go_on():
     """Held against a stock model whose modules are copied by hand."""
     config, model = small(**V11)
     layers = [0, 2, 1, 1, 4, 3, 3]
-    moved, told, found = grown(config, model, {"num_hidden_layers": 4, "num_decoder_layers": 3}, depth="list", layers=layers)
-    assert told is Exactness.BY_DESIGN and moved > 1e-3
+    moved, outcome, found = grown(config, model, {"num_hidden_layers": 4, "num_decoder_layers": 3}, depth="list", layers=layers)
+    assert outcome is Exactness.BY_DESIGN and moved > 1e-3
     stock = T5.model(found.config).double().eval()
     held, by_hand = model.state_dict(), {}
     for name in stock.state_dict():

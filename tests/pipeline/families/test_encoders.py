@@ -51,7 +51,7 @@ def test_a_scale_does_not_pass_the_activation_of_a_head():
 
 
 @pytest.mark.parametrize(
-    ("layers", "silent", "told"),
+    ("layers", "silent", "codes"),
     [
         ([0, 0, 1, 2], [1], set()),
         ([0, 1, 2, 2], [3], set()),
@@ -60,11 +60,11 @@ def test_a_scale_does_not_pass_the_activation_of_a_head():
         ([0, 2, 1], [], {"layers_reordered"}),
     ],
 )
-def test_a_norm_that_the_first_layer_lacks_is_part_of_a_layers_kind(layers, silent, told):
+def test_a_norm_that_the_first_layer_lacks_is_part_of_a_layers_kind(layers, silent, codes):
     options = {"depth": "list", "layers": layers, "silent": silent}
     plan, moved = grown({"num_hidden_layers": len(layers)}, options, norm_bias=True)
-    assert {departure.cause.code for departure in plan.departures} == told
-    assert (moved < 1e-11) is (told == set())
+    assert {departure.cause.code for departure in plan.departures} == codes
+    assert (moved < 1e-11) is (codes == set())
     for layer, origin in enumerate(layers):
         name = f"model.layers.{layer}.attn_norm.weight"
         assert (name in plan.tensors) is (layer > 0)

@@ -53,10 +53,10 @@ def test_the_check_of_a_family_ends_in_a_sentence(capsys, monkeypatch):
     monkeypatch.setitem(FAMILIES, "llama", dataclasses.replace(FAMILIES["llama"], graph=FAMILIES["qwen2"].graph))
     monkeypatch.setattr(sys, "argv", ["check", "llama"])
     assert check.main() == 1
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert (
-        told.startswith("LlamaForCausalLM: tensor model.layers.0.self_attn.k_proj.bias is absent in the class")
-        and told.count("\n") == 1
+        output.startswith("LlamaForCausalLM: tensor model.layers.0.self_attn.k_proj.bias is absent in the class")
+        and output.count("\n") == 1
     )
 
 

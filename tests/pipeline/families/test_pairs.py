@@ -1,4 +1,4 @@
-"""BERT with its head on sentence pairs: how it is told from BERT without, what of it is stored, what may grow into what."""
+"""BERT with its head on sentence pairs: how it differs from BERT without, what of it is stored, what may grow into what."""
 
 import copy
 import json

@@ -182,14 +182,14 @@ def test_an_ffn_is_rounded_up_as_published_models_are(hidden, ffn, wider, option
     ):
         target = target_config(source, named)
         assert target.intermediate_size == expected
-        told = [line for line in derived_sizes(source, target, named) if line.startswith("intermediate_size")]
-        assert told == [] if expected == ffn else f"{ffn} -> {expected}; the target does not name it" in told[0]
+        lines = [line for line in derived_sizes(source, target, named) if line.startswith("intermediate_size")]
+        assert lines == [] if expected == ffn else f"{ffn} -> {expected}; the target does not name it" in lines[0]
         rounded = expected * hidden != ffn * wider
-        assert all(("rounded up to a multiple of" in line) == rounded for line in told)
+        assert all(("rounded up to a multiple of" in line) == rounded for line in lines)
 
 
 @pytest.mark.parametrize(
-    ("source", "target", "told"),
+    ("source", "target", "names"),
     [
         (LlamaConfig(**GROUPED), {"hidden_size": 96}, {"num_attention_heads", "num_key_value_heads", "intermediate_size"}),
         (LlamaConfig(**GROUPED), {"num_attention_heads": 16}, {"num_key_value_heads"}),
@@ -202,10 +202,10 @@ def test_an_ffn_is_rounded_up_as_published_models_are(hidden, ffn, wider, option
          {"num_attention_heads", "num_key_value_heads"}),
     ],
 )  # fmt: skip
-def test_every_size_that_changes_and_was_not_named_is_told(source, target, told):
+def test_every_size_that_changes_and_was_not_named_is_told(source, target, names):
     named = TargetConfig(**target)
     lines = derived_sizes(source, target_config(source, named), named)
-    assert {line.split(":")[0] for line in lines} == told
+    assert {line.split(":")[0] for line in lines} == names
     old, new = sizes_of(source), sizes_of(target_config(source, named))
     for line in lines:
         key = line.split(":")[0]

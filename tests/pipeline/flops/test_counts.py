@@ -97,7 +97,7 @@ def as_in_training(model, family, active):
 
 
 def counted(model, family, active=None, run=plainly):
-    """Return torch's count of one step by part, each product told by its shape."""
+    """Return torch's count of one step by part, each product known by its shape."""
     active = active or ActiveLayers.whole(LAYERS)
     let_learn(model, family, active)
     sizes, parts = sizes_of(model.config), Counter(dict.fromkeys(PARTS, 0))

@@ -129,17 +129,17 @@ def main() -> int:
     for seed in range(first, last):
         drawn = draw(seed)
         try:
-            told, moved = outcome(drawn)
+            exactness, moved = outcome(drawn)
         except Exception as error:
             print(f"{seed}: {drawn}: {type(error).__name__}: {error}", flush=True)
             failed += 1
             continue
-        counts[told] += 1
-        if told == Exactness.EXACT and not moved <= check.EXACT:
+        counts[exactness] += 1
+        if exactness == Exactness.EXACT and not moved <= check.EXACT:
             print(f"{seed}: {drawn} is called exact and moves a logit by {moved:.2g}", flush=True)
             failed += 1
-        if told != Exactness.EXACT and told != "refused" and moved <= check.EXACT:
-            print(f"{seed}: {drawn} is called {told} and moves nothing", flush=True)
+        if exactness != Exactness.EXACT and exactness != "refused" and moved <= check.EXACT:
+            print(f"{seed}: {drawn} is called {exactness} and moves nothing", flush=True)
     print(f"{last - first} growths: {dict(counts)}, {failed} wrong")
     return 1 if failed else 0
 

@@ -17,10 +17,10 @@ ADDED = {"added": {"warmup_steps": STEPS}}
 
 def left(plan, before=None) -> dict[str, torch.Tensor]:
     """Return what is left of each of the target's tensors, whole."""
-    told = begin_optimizer(plan, before) or {}
+    state = begin_optimizer(plan, before) or {}
     found = {}
     for name, tensor in plan.tensors.items():
-        value = told.get(name, {}).get(ADDED_STEPS_LEFT, 0.0)
+        value = state.get(name, {}).get(ADDED_STEPS_LEFT, 0.0)
         shape = tensor.shape(plan.graph.sizes)
         found[name] = torch.full(shape, value) if isinstance(value, float) else value.rows(0, shape[0])
     return {name: value for name, value in found.items() if not plan.tensors[name].buffer}

@@ -1,4 +1,4 @@
-"""What a checkpoint of another tool is a model of: told as of a Hugging Face directory with the same tensors."""
+"""What a checkpoint of another tool is a model of: recognized as in a Hugging Face directory with the same tensors."""
 
 import json
 
@@ -100,7 +100,7 @@ def test_it_is_the_model_that_a_directory_of_its_tensors_is(tmp_path, name, case
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda tensors: tensors.pop("transformer.h.1.mlp.c_fc.weight"), r"c_fc\.weight' is missing from the weights"),
         (lambda tensors: tensors.update({"other.weight": torch.ones(2)}), r"'other\.weight' is unknown to family gpt2"),
@@ -114,9 +114,9 @@ def test_it_is_the_model_that_a_directory_of_its_tensors_is(tmp_path, name, case
         ),
     ],
 )
-def test_what_is_no_whole_model_is_refused_by_its_tensor(tmp_path, change, told):
+def test_what_is_no_whole_model_is_refused_by_its_tensor(tmp_path, change, message):
     _, trained = both(tmp_path, "gpt2", lambda tensors, family: change(tensors), True, None)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         open_source(trained)
 
 

@@ -43,10 +43,10 @@ def state_of(model):
 def test_from_pretrained_loads_what_was_written(tmp_path, tiny_model, family, tied, dtype, sharded, monkeypatch):
     model = tiny_model(family, tied=tied)
     state = state_of(model)
-    told = []
+    written = []
     if sharded:
         monkeypatch.setattr(huggingface_sink, "MAX_SHARD_BYTES", 20_000 * dtype.itemsize // 2)
-    write_huggingface(tmp_path, model.config, state, dtype, progress=told.append)
+    write_huggingface(tmp_path, model.config, state, dtype, progress=written.append)
     assert (tmp_path / "model.safetensors.index.json").exists() == sharded
     loaded, info = FAMILIES[family].model_class.from_pretrained(tmp_path, dtype="auto", output_loading_info=True)
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
@@ -57,7 +57,7 @@ def test_from_pretrained_loads_what_was_written(tmp_path, tiny_model, family, ti
         stored[name] = dtype if isinstance(tensor, torch.nn.Parameter) else torch.promote_types(dtype, torch.float32)
         assert torch.equal(kept[name], tensor.to(stored[name])), name
     assert (loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight) == tied
-    assert sum(told) == sum(tensor.numel() * stored[name].itemsize for name, tensor in held_by(model).items())
+    assert sum(written) == sum(tensor.numel() * stored[name].itemsize for name, tensor in held_by(model).items())
 
 
 def test_the_files_hold_what_save_pretrained_writes(tmp_path, tiny_model):

@@ -235,8 +235,8 @@ def test_what_is_not_named_is_exact_where_anything_is(family, target):
     exact = not post_norm or (target.get("hidden_size") != 48 and "num_hidden_layers" not in target)
     assert exactness(predict(plan)).value == ("exact" if exact else "approximate")
     assert (difference <= EXACT) == exact
-    told = [choice.split(":")[0] for choice in plan.choices]
-    assert told == (["depth"] if "num_hidden_layers" in target else ["width"] if target else [])
+    kinds = [choice.split(":")[0] for choice in plan.choices]
+    assert kinds == (["depth"] if "num_hidden_layers" in target else ["width"] if target else [])
     if post_norm and "hidden_size" in target and not exact:
         in_training, _ = moved(source(family), target, {})
         assert exactness(predict(in_training)).value == "exact" and in_training.growth.norm_statistics == "weighted"

@@ -213,8 +213,8 @@ def test_word_pieces_have_the_rows_of_what_they_mean_and_unknown_ones_the_mean_o
         for number in (8, 10, 11):
             torch.testing.assert_close(new[number], old.mean(0), rtol=1e-13, atol=1e-15)
     assert certificate["tokens"] == {"carried": 8, "pieces": 1, "mean": 3, "random": 0, "dropped": 2}
-    told = [line for line in certificate["choices"] if line.startswith("tokens: 8 of 12")]
-    assert "has no pieces for them" in told[0]
+    lines = [line for line in certificate["choices"] if line.startswith("tokens: 8 of 12")]
+    assert "has no pieces for them" in lines[0]
 
 
 def test_rows_made_of_pieces_are_the_same_bits_in_any_partition(source, tokenizer):
@@ -248,8 +248,8 @@ def test_generation_follows_the_new_tokenizer_and_lists_of_other_ids_are_refused
     tokenizer = made(tmp_path / "new", ENGLISH, 320, "sentencepiece_bpe", "roberta")
     grown(source, tokenizer, tmp_path / "out")
     new = load_tokenizer(tmp_path / "out")
-    told = GenerationConfig.from_pretrained(tmp_path / "out")
-    assert (told.bos_token_id, told.eos_token_id, told.temperature) == (new.bos_id, [new.eos_id], 0.5)
+    generation = GenerationConfig.from_pretrained(tmp_path / "out")
+    assert (generation.bos_token_id, generation.eos_token_id, generation.temperature) == (new.bos_id, [new.eos_id], 0.5)
     GenerationConfig(suppress_tokens=[5]).save_pretrained(source)
     with pytest.raises(UserError, match=r"generation_config\.json: suppress_tokens names id 5 of the source's tokenizer"):
         grown(source, tokenizer, tmp_path / "other")
@@ -319,10 +319,10 @@ def test_a_padding_that_is_the_end_of_texts_is_the_configurations_as_it_is_the_t
     new.pad_token = new.eos_token
     new.save_pretrained(tmp_path / "new")
     certificate = grown(source, tmp_path / "new", tmp_path / "out")
-    config, told = (kind.from_pretrained(tmp_path / "out") for kind in (LlamaConfig, GenerationConfig))
+    config, generation = (kind.from_pretrained(tmp_path / "out") for kind in (LlamaConfig, GenerationConfig))
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert tokenizer.pad_token_id == tokenizer.eos_token_id == 0
-    assert (config.pad_token_id, config.eos_token_id, told.pad_token_id) == (0, 0, 0)
+    assert (config.pad_token_id, config.eos_token_id, generation.pad_token_id) == (0, 0, 0)
     assert any(line.startswith(f"pad_token_id: {padded} -> 0, by ") for line in certificate["choices"])
 
 

@@ -94,8 +94,8 @@ def test_the_output_matrix_is_what_transformers_computes_with(tmp_path, name, sa
     source = open_source(tmp_path)
     assert source.config.tie_word_embeddings is tied
     assert same_as_stock(source, tmp_path)
-    told = [remark for remark in source.remarks if family.output in remark]
-    assert bool(told) == (said is not tied or change is no_embedding), source.remarks
+    mentions = [remark for remark in source.remarks if family.output in remark]
+    assert bool(mentions) == (said is not tied or change is no_embedding), source.remarks
 
 
 @pytest.mark.parametrize("name", FAMILY_NAMES)

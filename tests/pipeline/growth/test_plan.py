@@ -140,5 +140,5 @@ def test_a_tensor_that_was_never_stepped_starts_fresh_and_no_state_at_all_is_ref
 )
 def test_moments_that_are_not_exact_say_why(growth, causes):
     plan, _ = adam(small_model("gpt2"), {"hidden_size": 64}, growth)
-    told = predict_moments(plan)
-    assert len(told) == len(causes) and all(cause in said for cause, said in zip(causes, told, strict=True))
+    predicted = predict_moments(plan)
+    assert len(predicted) == len(causes) and all(cause in said for cause, said in zip(causes, predicted, strict=True))

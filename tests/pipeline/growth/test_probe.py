@@ -40,15 +40,15 @@ def saved(tmp_path, tiny_model):
 def test_what_is_read_to_inspect_and_to_compare_is_counted(saved, family, metered):
     _, source = saved(family, tied=False)
     inspect(source.state, "source")
-    size, told = metered["source: looking through the values"]
-    assert sum(told) == size == sum(torch.Size(tensor.shape).numel() for tensor in source.state.values())
+    size, advances = metered["source: looking through the values"]
+    assert sum(advances) == size == sum(torch.Size(tensor.shape).numel() for tensor in source.state.values())
     target = target_config(source.config, TargetConfig(num_hidden_layers=source.config.num_hidden_layers + 1))
     plan = plan_growth(source.config, target, GrowthConfig(width="fpi", depth="stack"), 0)
     compare(source, plan, target)
-    size, told = metered["comparing the logits before and after"]
+    size, advances = metered["comparing the logits before and after"]
     # Of embeddings only the rows that are looked up are read, some of them twice.
-    assert 0.5 * size < sum(told) < 1.2 * size
-    assert len(told) > 20
+    assert 0.5 * size < sum(advances) < 1.2 * size
+    assert len(advances) > 20
 
 
 class Counted:

@@ -110,7 +110,7 @@ def test_a_missing_head_is_as_the_class_initializes_it_and_the_same_at_every_ope
 
 
 @pytest.mark.parametrize(
-    ("family", "class_name", "tied", "told"),
+    ("family", "class_name", "tied", "is_remarked"),
     [
         ("bert", "BertModel", True, True),
         ("bert", "BertForMaskedLM", True, False),
@@ -119,11 +119,11 @@ def test_a_missing_head_is_as_the_class_initializes_it_and_the_same_at_every_ope
         ("gpt2", "GPT2Model", True, False),
     ],
 )
-def test_of_a_configuration_alone_a_head_that_will_be_made_is_told(tmp_path, family, class_name, tied, told):
+def test_of_a_configuration_alone_a_head_that_will_be_made_is_told(tmp_path, family, class_name, tied, is_remarked):
     saved_by(tmp_path, family, class_name, tied=tied)
     (tmp_path / "model.safetensors").unlink()
     remarks = preview_source(tmp_path).remarks
-    assert any(f"a {class_name} has none" in remark for remark in remarks) is told
+    assert any(f"a {class_name} has none" in remark for remark in remarks) is is_remarked
 
 
 def without(*gone):

@@ -49,8 +49,8 @@ def asked_for(plan, model, optimizer: bool, together: int) -> tuple[list[int], i
                 if rank * piece < size:
                     flat(tensor, rank * piece, min((rank + 1) * piece, size))
         nodes.append(sum(len(tensor.asked) * math.prod(tensor.shape[1:]) * 8 for tensor in stored))
-    told = bytes_read(grown, kept, RANKS, together)
-    return nodes, told.most, told.total
+    read = bytes_read(grown, kept, RANKS, together)
+    return nodes, read.most, read.total
 
 
 LAST_LAYER = {"depth": "last_layer"}
@@ -88,5 +88,5 @@ def test_stretched_positions_are_foretold_whole(family, table, name, optimizer, 
 def test_every_row_is_read_once_where_one_process_holds_all():
     model, plan = grown_by("bert", "fpi", depth="stack")
     state = state_of(model)
-    told = bytes_read(plan.grow(state), None, 1)
-    assert told.most == told.total == sum(math.prod(tensor.shape) * 8 for tensor in state.values())
+    read = bytes_read(plan.grow(state), None, 1)
+    assert read.most == read.total == sum(math.prod(tensor.shape) * 8 for tensor in state.values())

@@ -192,7 +192,7 @@ def grown(case):
     return plan, check.moved(plan, model)[0]
 
 
-def told(plan, code):
+def reason_of(plan, code):
     (reason, *_) = [reason for reason in predict(plan) if reason.code == code]
     assert reason.meaning and reason.meaning != reason.cause
     assert "{" not in reason.cause + reason.meaning
@@ -202,7 +202,7 @@ def told(plan, code):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.code} {case.family}")
 def test_a_growth_that_departs_says_so_and_moves_logits(case):
     plan, moved = grown(case)
-    reason = told(plan, case.code)
+    reason = reason_of(plan, case.code)
     assert case.words in reason.cause, reason.cause
     assert moved > 1e-4
     causes = [each.cause for each in predict(plan)]
@@ -219,7 +219,7 @@ def test_a_fault_of_an_operator_is_found(code, monkeypatch):
     assert grown(case)[1] < check.EXACT * 10
     monkeypatch.setattr(AxisRules, "reader", lambda rules, axis, x: fault(rules, axis, x, right(rules, axis, x)))
     plan, moved = grown(case)
-    assert told(plan, code).tensor in plan.tensors
+    assert reason_of(plan, code).tensor in plan.tensors
     assert moved > 1e-4
 
 
@@ -236,16 +236,16 @@ def test_channels_of_a_head_that_are_not_repeated_alike_under_its_norm_are_found
     assert grown(case)[1] < check.EXACT * 10
     monkeypatch.setattr(AxisRules, "heads", faulty)
     plan, moved = grown(case)
-    assert "model.layers.0.self_attn.q_norm.weight" in told(plan, "uneven_channels_of_head").cause
+    assert "model.layers.0.self_attn.q_norm.weight" in reason_of(plan, "uneven_channels_of_head").cause
     assert moved > 1e-4
 
 
 def test_a_channel_at_the_mean_that_is_read_is_found():
-    """It follows from the stream's break, and is told where that is not."""
+    """It follows from the stream's break, and is reported where that is not."""
     plan, _ = check.planned("llama", WIDER, {"width": "average_pad"}, tie_word_embeddings=True)
     assert [reason.code for reason in predict(plan)] == ["means_enter_rms_norm"]
     read = [departure for departure in plan.departures if departure.cause.code == "mean_is_read"]
-    assert told(dataclasses.replace(plan, departures=read), "mean_is_read").tensor == "model.embed_tokens.weight"
+    assert reason_of(dataclasses.replace(plan, departures=read), "mean_is_read").tensor == "model.embed_tokens.weight"
 
 
 def test_every_code_has_its_case():

@@ -1,4 +1,4 @@
-"""What transformers' AutoTokenizer makes of an exported directory, before and after its length is told."""
+"""What transformers' AutoTokenizer makes of an exported directory, before and after its length is given."""
 
 import json
 
@@ -10,17 +10,17 @@ from pipeline.growth.tokenizer_beside import write_tokenizer_length
 from tests.pipeline.growth.models import small_model
 
 TEXT = "ab [MASK] Ab\n b [SEP] a"
-TOLD = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "[UNK]", "mask_token": "[MASK]"}
+GIVEN = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "[UNK]", "mask_token": "[MASK]"}
 
 
-def beside(directory, family, told):
+def beside(directory, family, given):
     """Write a configuration and the tokenizer's files as the family spreads them; return the configuration."""
     config = small_model(family).config
     config.save_pretrained(directory)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "##b"]
     if family == "bert":
         (directory / "vocab.txt").write_text("\n".join(words) + "\n")
-    elif told is None:
+    elif given is None:
         letters = sorted(pre_tokenizers.ByteLevel.alphabet())
         vocabulary = {piece: number for number, piece in enumerate([*letters, "ab", "<|endoftext|>"])}
         (directory / "vocab.json").write_text(json.dumps(vocabulary))
@@ -29,16 +29,17 @@ def beside(directory, family, told):
         tokenizer = Tokenizer(models.WordPiece({word: n for n, word in enumerate(words)}, unk_token="[UNK]"))
         tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
         tokenizer.save(str(directory / "tokenizer.json"))
-    if told is not None:
-        (directory / "tokenizer_config.json").write_text(json.dumps(told))
+    if given is not None:
+        (directory / "tokenizer_config.json").write_text(json.dumps(given))
     return config
 
 
 @pytest.mark.parametrize(
-    ("family", "told"), [("bert", None), ("gpt2", None), ("roberta", None), ("roberta", TOLD), ("gpt2", TOLD), ("llama", TOLD)]
+    ("family", "given"),
+    [("bert", None), ("gpt2", None), ("roberta", None), ("roberta", GIVEN), ("gpt2", GIVEN), ("llama", GIVEN)],
 )
-def test_a_tokenizer_reports_the_models_positions_and_gives_the_same_ids(tmp_path, family, told):
-    config = beside(tmp_path, family, told)
+def test_a_tokenizer_reports_the_models_positions_and_gives_the_same_ids(tmp_path, family, given):
+    config = beside(tmp_path, family, given)
     before = AutoTokenizer.from_pretrained(tmp_path)
     write_tokenizer_length(tmp_path, config)
     after = AutoTokenizer.from_pretrained(tmp_path)
@@ -51,7 +52,7 @@ def test_a_tokenizer_reports_the_models_positions_and_gives_the_same_ids(tmp_pat
 
 @pytest.mark.parametrize(("said", "source", "expected"), [(7, None, 7), (7, 7, 64), (8, 7, 8), (int(1e30), None, 64)])
 def test_what_the_file_says_stays_unless_it_was_the_sources(tmp_path, said, source, expected):
-    config = beside(tmp_path, "gpt2", TOLD | {"model_max_length": said})
+    config = beside(tmp_path, "gpt2", GIVEN | {"model_max_length": said})
     config.n_positions = 64
     smaller = None
     if source is not None:

@@ -66,8 +66,8 @@ def test_moments_and_steps_lie_beside_the_weights(tmp_path, grown, world_size):
         for i, (name, tensor) in enumerate(state.items())
     }
     (tmp_path / "out").mkdir()
-    told = []
-    write_zero3(tmp_path / "out", config, state, world_size, optimizer=moments, dtype=torch.bfloat16, progress=told.append)
+    written = []
+    write_zero3(tmp_path / "out", config, state, world_size, optimizer=moments, dtype=torch.bfloat16, progress=written.append)
     files = [
         torch.load(tmp_path / "out" / TAG / f"bf16_zero_pp_rank_{r}_mp_rank_00_optim_states.pt", mmap=True, weights_only=True)
         for r in range(world_size)
@@ -90,7 +90,7 @@ def test_moments_and_steps_lie_beside_the_weights(tmp_path, grown, world_size):
     read = get_fp32_state_dict_from_zero_checkpoint(tmp_path / "out")
     assert all(torch.equal(read[name], whole(tensor)) for name, tensor in state.items())
     padded = sum(-(-torch.Size(tensor.shape).numel() // world_size) * world_size for tensor in state.values())
-    assert sum(told) == 3 * 4 * padded
+    assert sum(written) == 3 * 4 * padded
 
 
 def test_a_full_disk_is_said_in_a_sentence(tmp_path, grown):

@@ -61,7 +61,7 @@ def sized(layers: int):
 
 
 def entry(phases: list[tuple[int, int]], kinds: list[tuple[str, str]], text: str = TEXT) -> RunEntry:
-    """A run of sizes, in layers and steps, with a loss yet to be told."""
+    """A run of sizes, in layers and steps, whose loss is not known yet."""
     noted = [phase_entry(sized(layers).config, steps * STEP, steps * sized(layers).step_flops) for layers, steps in phases]
     growths = [
         {"width": None, "depth": depth, "optimizer_state": state, "schedule_anew": False, "options": {}}
@@ -99,7 +99,7 @@ def true_law(*entries: RunEntry) -> Law:
     return Law(tuple(values), np.array(list(values.values())), 0.004)
 
 
-def told(entries: list[RunEntry], noise: float = 0.0) -> list[RunEntry]:
+def with_losses(entries: list[RunEntry], noise: float = 0.0) -> list[RunEntry]:
     """The runs with the losses of the law, and what seeds add."""
     law, draw = true_law(*entries), np.random.default_rng(0)
     return [one | {"loss": law.loss(training_of(one)) + noise * float(draw.standard_normal())} for one in entries]
@@ -113,4 +113,4 @@ def record(noise: float = 0.0, text: str = TEXT) -> list[RunEntry]:
         entry([(small, before), (12, after)], [kind], text)
         for kind, small, (before, after) in itertools.product(kinds, (1, 3), ((1000, 500), (1000, 1500), (3000, 800)))
     ]
-    return told([*fixed, *grown, entry([(1, 1000), (3, 500), (12, 500)], [kinds[0]] * 2, text)], noise)
+    return with_losses([*fixed, *grown, entry([(1, 1000), (3, 500), (12, 500)], [kinds[0]] * 2, text)], noise)

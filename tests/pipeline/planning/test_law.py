@@ -7,7 +7,7 @@ from pipeline.common.errors import UserError
 from pipeline.planning.compared_runs import left_out
 from pipeline.planning.law import Law, Phase, Training, check_enough, fit, setting_of, training_of, uncertain
 from pipeline.planning.record import best_rates
-from tests.pipeline.planning.made import TRAITS, TRUE, entry, record, told, true_law
+from tests.pipeline.planning.made import TRAITS, TRUE, entry, record, true_law, with_losses
 
 UNSEEN = [
     entry([(1, 1500), (12, 700)], [("stack", "grow")]),
@@ -28,7 +28,7 @@ def law(runs):
 
 
 def test_runs_of_a_known_law_are_recovered_and_so_are_runs_that_were_not_among_them(runs, law):
-    for one in told(UNSEEN):
+    for one in with_losses(UNSEEN):
         # Priors draw what the runs bind weakly by less than the noise that is taken to be there.
         assert law.loss(training_of(one)) == pytest.approx(one["loss"], abs=3e-3)
     assert max(abs(law.loss(training) - loss) for training, loss in runs) < 3e-3
@@ -42,7 +42,7 @@ def test_runs_of_a_known_law_are_recovered_and_so_are_runs_that_were_not_among_t
 def test_the_fit_withstands_a_run_that_went_wrong(runs, law):
     spoilt = [(training, loss + 0.5 * (number == 4)) for number, (training, loss) in enumerate(runs)]
     robust = fit(spoilt, law)
-    for one in told(UNSEEN):
+    for one in with_losses(UNSEEN):
         assert robust.loss(training_of(one)) == pytest.approx(one["loss"], abs=0.02)
 
 
@@ -86,7 +86,7 @@ def test_other_fits_spread_by_noise_little_where_runs_are_and_more_beyond_them()
     law = uncertain(fit(runs), runs, count=15)
     near, far = UNSEEN[0], entry([(1, 60_000), (12, 50_000)], [("stack", "grow")])
     spread = [float(np.std([law.loss(training_of(one), other) for other in law.others])) for one in (near, far)]
-    (expected,) = told([near])
+    (expected,) = with_losses([near])
     assert abs(law.loss(training_of(near)) - expected["loss"]) < 4 * spread[0] + 0.004
     assert spread[0] < 0.01 < spread[1]
 
@@ -96,16 +96,16 @@ def test_the_constants_of_another_text_are_its_own_and_growth_is_shared():
     other = [one for one in record(text="other") if not one["growths"]]
     moved = [one | {"loss": one["loss"] + 0.4} for one in other]
     runs = [(training_of(one), one["loss"]) for one in [*record(), *moved]]
-    (unseen,) = told([entry([(1, 1500), (12, 700)], [("stack", "grow")], text="other")])
+    (unseen,) = with_losses([entry([(1, 1500), (12, 700)], [("stack", "grow")], text="other")])
     assert fit(runs).loss(training_of(unseen)) == pytest.approx(unseen["loss"] + 0.4, abs=0.01)
 
 
 def test_how_much_a_growth_keeps_is_an_optimizers_own():
     # Under the other one stacks of a grown state alone are known, and what else is grown is predicted from there.
     other = [one | {"optimizer": "muon"} for one in record() if not one["growths"] or one["growths"][0]["depth"] == "stack"]
-    runs = [(training_of(one), one["loss"]) for one in [*record(), *told(other)]]
+    runs = [(training_of(one), one["loss"]) for one in [*record(), *with_losses(other)]]
     law = fit(runs)
-    for one in told([unseen | {"optimizer": "muon"} for unseen in UNSEEN]):
+    for one in with_losses([unseen | {"optimizer": "muon"} for unseen in UNSEEN]):
         assert law.loss(training_of(one)) == pytest.approx(one["loss"], abs=0.01)
 
 

@@ -157,19 +157,19 @@ def test_an_interval_is_wider_and_says_why_where_a_schedule_lies_beyond_the_runs
     assert known.beyond == () and known.interval[0] < known.saved < known.interval[1]
     assert unknown.saved == known.saved
     assert unknown.interval[1] - unknown.interval[0] > 2 * (known.interval[1] - known.interval[0])
-    told = " ".join(unknown.beyond)
-    assert "parameters, where the runs had at most" in told and "tokens, where the runs had at most" in told
-    assert "times as many parameters in one growth" in told and "no run of this text grew" in told
+    reasons = " ".join(unknown.beyond)
+    assert "parameters, where the runs had at most" in reasons and "tokens, where the runs had at most" in reasons
+    assert "times as many parameters in one growth" in reasons and "no run of this text grew" in reasons
 
 
 def test_a_growth_later_than_any_of_the_setting_s_runs_is_told_and_its_interval_is_wider():
     law, late = unsure(EARLY), deepened(1500, 500)
     seen, unseen = (Predictor(question(), law, [training_of(one) for one in known]) for known in (RECORD, EARLY))
-    (told,) = unseen.row(late).beyond
-    assert told == "25% of the tokens after the last growth, where the runs had at least 60%"
+    (reason,) = unseen.row(late).beyond
+    assert reason == "25% of the tokens after the last growth, where the runs had at least 60%"
     (below, above), (narrow, high) = unseen.row(late).interval, seen.row(late).interval
     assert seen.row(late).beyond == () and above - below > 1.5 * (high - narrow)
-    # A given source's schedule is over: its own tokens are none of the new one's.
+    # A given source's schedule is over: its own tokens do not count as the new one's.
     given = Given(question().smaller[0], 30_000 * STEP, 1, question().optimizer)
     anew = replace(KINDS[0], traits=(*KINDS[0].traits, "schedule anew"))
     at_once = replace(deepened(0, 2000, anew), given=given)
@@ -306,7 +306,7 @@ def test_the_command_writes_the_plan_and_a_recipe_that_is_one(asked, tmp_path):
     html = (tmp_path / "plan" / "plan.html").read_text(encoding="utf-8")
     assert "<svg" in html and best["name"] in html
     assert "of several the best: 0.001 (28 configurations). The recipe's rate is 0.001." in text
-    # The plan's own recipe, asked about, is told the same of.
+    # The same is estimated of the plan's own recipe.
     status, out, err = asked("--tokens", str(2000 * STEP), "--predict", str(tmp_path / "plan" / "recipe.yaml"))
     assert status == 0 and f"recipe: {best['name']}" in out and f"| {best['loss']:.4f} |" in out, err
 

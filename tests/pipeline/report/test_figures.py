@@ -44,7 +44,7 @@ def test_a_line_of_many_steps_has_few_points_and_its_last():
 
 
 @pytest.mark.parametrize(
-    ("quantity", "value", "told"),
+    ("quantity", "value", "text"),
     [
         ("flops", 24.3e12, "24.3 TFLOP"),
         ("flops", 0, "0 FLOP"),
@@ -53,5 +53,5 @@ def test_a_line_of_many_steps_has_few_points_and_its_last():
         ("seconds", 90, "1.5 min"),
     ],
 )
-def test_amounts_read_well(quantity, value, told):
-    assert amount(quantity, value).replace("\N{NO-BREAK SPACE}", " ") == told
+def test_amounts_read_well(quantity, value, text):
+    assert amount(quantity, value).replace("\N{NO-BREAK SPACE}", " ") == text

@@ -297,8 +297,8 @@ def test_what_rounding_does_is_told_beside_what_growth_did_and_alike_everywhere(
     measured = growth["measured"] | {"tokens": "random"}
     card = model_card(Known(small_model("gpt2").config, "float32", "", certificates=[growth | {"measured": measured}]))
     page = " ".join(explained["meaning"])
-    for told in (page, summary._verdict(growth), card):
-        assert "rounding to" in told.lower() and "-0.0021" in told
+    for text in (page, summary._verdict(growth), card):
+        assert "rounding to" in text.lower() and "-0.0021" in text
     assert "a loss 0.1000 higher than its source's" in page and "loss moved by +0.1000" in summary._verdict(growth)
     assert "the loss from 6.0000 to 6.1000" in card
     older = growth | {"in_training": {key: value for key, value in growth["in_training"].items() if key != "rounding"}}

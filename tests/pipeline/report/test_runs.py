@@ -84,7 +84,7 @@ def test_lost_steps_count_once(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("prepare", "told"),
+    ("prepare", "message"),
     [
         (lambda path: None, "no such directory"),
         (lambda path: path.mkdir(), "not a run directory"),
@@ -97,9 +97,9 @@ def test_lost_steps_count_once(tmp_path):
         (lambda path: (Made(path).write(), damage(path / "summary.json", flops={})), "flops.stages: Field"),
     ],
 )
-def test_what_is_no_run_is_refused_in_a_sentence(tmp_path, prepare, told):
+def test_what_is_no_run_is_refused_in_a_sentence(tmp_path, prepare, message):
     prepare(tmp_path / "run")
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         read_run(tmp_path / "run")
 
 

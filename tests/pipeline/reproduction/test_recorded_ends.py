@@ -78,7 +78,7 @@ def test_known_runs_and_the_first_steps_that_they_share_are_not_run(tmp_path):
     assert all(task.ended and not task.diverged for task in ended_elsewhere)
     assert _with_their(trunks, ended_elsewhere) == ended_elsewhere
     assert end_of(ended_elsewhere[0]).loss == 4.0
-    # The text's place is none of a run's settings; its rate is.
+    # The text's place is not among a run's settings; its rate is.
     moved = one.recipe.model_copy(update={"run_dir": "elsewhere"})
     assert settings_of(moved) == settings_of(one.recipe)
     with pytest.raises(UserError, match=f"--known: the run {one.name} was made with other settings"):

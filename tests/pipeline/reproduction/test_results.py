@@ -1,4 +1,4 @@
-"""What is told of a suite, from made-up runs."""
+"""What is reported of a suite, from made-up runs."""
 
 import json
 import os

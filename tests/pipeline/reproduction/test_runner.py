@@ -127,7 +127,7 @@ def test_a_stop_reaches_the_runs_in_hand_and_begins_no_other(templates, tmp_path
 
 
 def test_a_run_whose_start_a_stop_falls_into_is_told(templates, tmp_path, monkeypatch):
-    """Told before it listens, it is ended by the signal itself; untold it would go on to the end."""
+    """Signalled before it listens, it is ended by the signal itself; without one it would go on to the end."""
     started, start = runner_of(1), Runner._start
 
     def stopped_meanwhile(self, one):
@@ -143,9 +143,9 @@ def test_a_run_whose_start_a_stop_falls_into_is_told(templates, tmp_path, monkey
 
 
 def test_a_run_begun_with_other_settings_is_refused(templates, tmp_path):
-    begun = task(tmp_path / "out", "a")
-    runner_of(1).finish([begun])
-    other = Task("a", tmp_path / "out", begun.recipe.model_copy(update={"seed": 9}))
+    earlier = task(tmp_path / "out", "a")
+    runner_of(1).finish([earlier])
+    other = Task("a", tmp_path / "out", earlier.recipe.model_copy(update={"seed": 9}))
     with pytest.raises(UserError, match="was started with these settings, which the suite no longer has"):
         runner_of(1).finish([other])
 

@@ -136,7 +136,7 @@ def test_experts_that_stand_still_count_no_steps_and_others_of_their_parameter_d
     assert left.tolist() == [ADDED.steps - 4, ADDED.steps - 6]
     alone, expected = half_new_matrix()
     stepped(alone, expected, gradients=GRADIENTS[2:6])
-    # Rows that stood still are where they would be had the run begun without these steps.
+    # Rows that stood still are where they would be had the run started without these steps.
     torch.testing.assert_close(parameter[0], expected[0], **CLOSE)
 
 

@@ -83,7 +83,7 @@ def test_no_work_runs_once_it_was_waited_for_and_what_was_begun_is_still_there()
         settle(ahead)
         assert done == [1] and ahead.take(1) == 10
         ahead.close()
-        # Closed again, or never begun on anything, is closed.
+        # Closed again, or never started on anything, is closed.
         ahead.close()
         done.clear()
     Ahead(work).close()

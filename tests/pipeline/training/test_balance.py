@@ -38,7 +38,7 @@ def ids(seed=3):
 
 
 def step(trained, balance, tokens, micro_batches=1):
-    """One step of the auxiliary losses alone: their gradients, and what is told of the routers."""
+    """One step of the auxiliary losses alone: their gradients, and the routers' metrics."""
     trained.module.zero_grad()
     added = []
     for some in tokens.chunk(micro_batches):
@@ -47,10 +47,10 @@ def step(trained, balance, tokens, micro_batches=1):
         added.append(balance.loss(tokens.numel()))
         if isinstance(added[-1], torch.Tensor):
             added[-1].backward()
-    told = balance.add_up(torch.tensor(2.5, dtype=torch.float64))
+    metrics = balance.add_up(torch.tensor(2.5, dtype=torch.float64))
     balance.move_biases(1.0)
     gradients = {name: parameter.grad for name, parameter in trained.module.named_parameters() if parameter.grad is not None}
-    return gradients, {key: value.item() for key, value in told.items()}, sum(torch.as_tensor(each).item() for each in added)
+    return gradients, {key: value.item() for key, value in metrics.items()}, sum(torch.as_tensor(each).item() for each in added)
 
 
 def plainly(trained, tokens, loads):
@@ -94,15 +94,15 @@ def test_losses_and_gradients_are_those_of_plain_pytorch(name, checkpointed):
     expected = {name: parameter.grad for name, parameter in trained.module.named_parameters() if parameter.grad is not None}
     if checkpointed:
         prepare_model(trained.module, trained.family, activation_checkpointing=True)
-    gradients, told, added = step(trained, balance, ids(4))
+    gradients, metrics, added = step(trained, balance, ids(4))
     assert gradients.keys() == expected.keys()
     for key, gradient in expected.items():
         torch.testing.assert_close(gradients[key], gradient, rtol=0, atol=tolerance, msg=key)
     assert added == pytest.approx((0.1 * value + 0.01 * squares).item(), rel=tolerance)
-    # What is told of the step is by its own choices.
+    # The step's metrics are by its own choices.
     exact, exact_z, _ = plainly(trained, ids(4), None)
-    assert told["router_aux_loss"] == pytest.approx(exact.item(), rel=tolerance)
-    assert told["router_z_loss"] == pytest.approx(exact_z.item(), rel=tolerance)
+    assert metrics["router_aux_loss"] == pytest.approx(exact.item(), rel=tolerance)
+    assert metrics["router_z_loss"] == pytest.approx(exact_z.item(), rel=tolerance)
     assert balance.loads == later.long().tolist()
     assert value.item() != pytest.approx(exact.item(), rel=1e-4)
 
@@ -114,8 +114,8 @@ def test_every_way_to_divide_a_step_gives_the_same():
         balance = Balance.of(trained, WEIGHTS, None)
         step(trained, balance, ids(5))
         found.append(step(trained, balance, ids(6), micro_batches))
-    for gradients, told, added in found[1:]:
-        assert told == pytest.approx(found[0][1], rel=1e-12) and added == pytest.approx(found[0][2], rel=1e-12)
+    for gradients, metrics, added in found[1:]:
+        assert metrics == pytest.approx(found[0][1], rel=1e-12) and added == pytest.approx(found[0][2], rel=1e-12)
         for key, gradient in found[0][0].items():
             torch.testing.assert_close(gradients[key], gradient, rtol=0, atol=1e-12, msg=key)
 
@@ -124,13 +124,13 @@ def test_loads_tell_how_uneven_the_worst_layer_is():
     trained = mixture()
     balance = Balance.of(trained, None, None)
     *_, loads = plainly(trained, ids(), None)
-    _, told, _ = step(trained, balance, ids())
+    _, metrics, _ = step(trained, balance, ids())
     shares = loads / loads.sum(1, keepdim=True)
-    assert tuple(told) == ROUTER_KEYS
-    assert told["expert_load_max"] == pytest.approx((EXPERTS * shares).max().item())
-    assert told["expert_load_min"] == pytest.approx((EXPERTS * shares).min().item())
+    assert tuple(metrics) == ROUTER_KEYS
+    assert metrics["expert_load_max"] == pytest.approx((EXPERTS * shares).max().item())
+    assert metrics["expert_load_min"] == pytest.approx((EXPERTS * shares).min().item())
     entropy = torch.distributions.Categorical(shares).entropy().mean() / torch.log(torch.tensor(float(EXPERTS)))
-    assert told["expert_load_entropy"] == pytest.approx(entropy.item(), rel=1e-6)
+    assert metrics["expert_load_entropy"] == pytest.approx(entropy.item(), rel=1e-6)
 
 
 def test_the_first_step_of_a_model_has_no_balancing_gradient_and_even_loads_have_none():
@@ -144,10 +144,10 @@ def test_the_first_step_of_a_model_has_no_balancing_gradient_and_even_loads_have
 @pytest.mark.parametrize("config", [None, RouterConfig(router_aux_loss_coef=0.0), RouterConfig(router_aux_loss_coef=0.25)])
 def test_the_weight_is_the_configurations_own_where_none_is_given(config):
     trained = mixture(router_aux_loss_coef=0.125)
-    _, told, added = step(trained, Balance.of(trained, config, None), ids())
+    _, metrics, added = step(trained, Balance.of(trained, config, None), ids())
     weight = 0.125 if config is None else config.router_aux_loss_coef
     assert added == pytest.approx(weight * trained.config.num_experts_per_tok, rel=1e-6)
-    assert told["router_aux_loss"] > 0
+    assert metrics["router_aux_loss"] > 0
 
 
 def test_a_router_that_stands_still_is_told_of_and_has_no_loss():
@@ -161,13 +161,13 @@ def test_a_router_that_stands_still_is_told_of_and_has_no_loss():
     step(trained, balance, ids(5))
     for router in found[:-1]:
         trained.module.get_submodule(router.module).weight.requires_grad_(False)
-    some, told, _ = step(trained, balance, ids())
+    some, metrics, _ = step(trained, balance, ids())
     torch.testing.assert_close(some[top], whole[top], rtol=0, atol=1e-12)
     below = [key for key in some if ".layers.0." in key]
     assert all(not torch.equal(some[key], whole[key]) for key in below)
     trained.module.requires_grad_(False)
     gradients, again, added = step(trained, balance, ids())
-    assert not gradients and added == 0 and again == pytest.approx(told, rel=1e-12)
+    assert not gradients and added == 0 and again == pytest.approx(metrics, rel=1e-12)
 
 
 def test_layers_that_do_not_run_keep_their_loads():
@@ -177,10 +177,10 @@ def test_layers_that_do_not_run_keep_their_loads():
     before = balance.loads
     layers = trained.module.model.layers
     trained.module.model.layers = layers[:2]
-    _, told, _ = step(trained, balance, ids(7))
+    _, metrics, _ = step(trained, balance, ids(7))
     assert balance.loads[0] != before[0] and balance.loads[1] == before[1]
     shares = torch.tensor(balance.loads[0]) / sum(balance.loads[0])
-    assert told["expert_load_min"] == pytest.approx(EXPERTS * shares.min().item(), rel=1e-6)
+    assert metrics["expert_load_min"] == pytest.approx(EXPERTS * shares.min().item(), rel=1e-6)
 
 
 def test_a_run_that_goes_on_learns_by_the_loads_of_the_step_before():
@@ -228,8 +228,8 @@ def test_a_selection_bias_goes_up_for_idle_experts_and_down_for_busy_ones():
 
 
 def test_nothing_is_told_of_a_step_in_which_no_layer_with_experts_ran():
-    told = Balance.of(mixture("deepseek_v3"), WEIGHTS, None).add_up(torch.tensor(2.5, dtype=torch.float64))
-    assert all(value.isnan() for value in told.values())
+    metrics = Balance.of(mixture("deepseek_v3"), WEIGHTS, None).add_up(torch.tensor(2.5, dtype=torch.float64))
+    assert all(value.isnan() for value in metrics.values())
 
 
 def test_a_bias_that_moves_is_not_that_of_the_source():

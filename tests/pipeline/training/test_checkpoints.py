@@ -123,7 +123,7 @@ def tags(*steps: int) -> list[str]:
     ],
 )
 def test_the_newest_stay_and_the_multiples_for_good(tmp_path, keep, keep_every, kept):
-    # Steps beyond the newest are damaged ones, before which the run has begun again.
+    # Steps beyond the newest are damaged ones, before which the run has started again.
     for name in [*tags(10, 20, 30, 40, 50, 60, 100), "step-00000070.partial", "step-00000000.deleted"]:
         (tmp_path / name).mkdir()
     Checkpoints(tmp_path, CheckpointingConfig(keep=keep, keep_every=keep_every))._remove_old(*tags(50))
@@ -155,11 +155,11 @@ def publish(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.distributed, "all_gather_object", lambda found, own: found.__setitem__(slice(None), [own, own]))
 
     def work(stage, names, step=2):
-        aside = tmp_path / f"step-{step:08d}.partial"
-        writer = _Writer(aside, later=False)
-        aside.mkdir()
+        temporary = tmp_path / f"step-{step:08d}.partial"
+        writer = _Writer(temporary, later=False)
+        temporary.mkdir()
         for name in names:
-            writer.save({}, str(aside / name))
+            writer.save({}, str(temporary / name))
         checkpoints = Checkpoints(tmp_path, CheckpointingConfig(keep=1))
         checkpoints._pending = _Pending(writer, GPT2Config(), TrainState(step=step), stage, None)
         with collected() as said:

@@ -38,5 +38,5 @@ def test_more_held_out_windows_than_there_are_are_told(tmp_path, windows, messag
     recipe = load_recipe(QUICKSTART, ["data.sequence_length=8", f"evaluation.windows={windows}"])
     mixes = DataMixes(recipe, FAMILIES["gpt2"], data)
     assert len(mixes.heldout) == 3
-    told = ["evaluation.windows: 4 are wanted, and the held-out text has 3; all of them are taken"]
-    assert messages == (told if windows == 4 else [])
+    expected = ["evaluation.windows: 4 are wanted, and the held-out text has 3; all of them are taken"]
+    assert messages == (expected if windows == 4 else [])

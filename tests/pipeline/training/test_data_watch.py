@@ -1,4 +1,4 @@
-"""What is compared while steps run, without steps: the thread, what is told, what is remembered."""
+"""What is compared while steps run, without steps: the thread, what is reported, what is remembered."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def watch(folder, *, remembered=None):
 
 
 def seen(watched, step=7):
-    """Let the thread come to its end, and return the signs and what is told then."""
+    """Let the thread come to its end, and return the signs and what is reported then."""
     with watched.from_step(0):
         assert watched._unguarded_done.wait(30)
         watched._thread.join(30)
@@ -86,8 +86,8 @@ def test_a_memory_that_cannot_be_written_stops_nothing(folder):
 def test_a_fault_in_what_is_compared_by_blocks_left_no_mark_on_any_step(folder):
     watched = watch(folder)
     flip(folder / f"{WIKI}.bin", BLOCK + 1)
-    signs, told = seen(watched)
-    assert signs == (1, 0) and told.endswith("; no step was trained on it") and "bytes 65,536 to 131,072" in told
+    signs, reason = seen(watched)
+    assert signs == (1, 0) and reason.endswith("; no step was trained on it") and "bytes 65,536 to 131,072" in reason
 
 
 def test_steps_since_a_shard_was_known_to_be_whole_are_named(folder):
@@ -95,10 +95,10 @@ def test_steps_since_a_shard_was_known_to_be_whole_are_named(folder):
     as_earlier_versions_wrote_it(folder)
     first = watch(folder)
     flip(folder / f"{WIKI}.bin", BLOCK + 1)
-    signs, told = seen(first, step=12)
+    signs, reason = seen(first, step=12)
     assert (
         signs == (1, 1)
-        and "; steps 1 to 12 may have been trained on it: remove the checkpoints of steps beyond 0, and start" in told
+        and "; steps 1 to 12 may have been trained on it: remove the checkpoints of steps beyond 0, and start" in reason
     )
     flip(folder / f"{WIKI}.bin", BLOCK + 1)
     first = watch(folder)
@@ -110,8 +110,8 @@ def test_steps_since_a_shard_was_known_to_be_whole_are_named(folder):
     assert Remembered.read(folder / "checked.json").step == 40
     flip(folder / f"{WIKI}.bin", BLOCK + 1)
     os.utime(folder / f"{WIKI}.bin", ns=(1, 1))
-    signs, told = seen(watch(folder), step=55)
-    assert signs == (1, 1) and "; steps 41 to 55 may have been trained on it" in told
+    signs, reason = seen(watch(folder), step=55)
+    assert signs == (1, 1) and "; steps 41 to 55 may have been trained on it" in reason
     # Before the first step of an attempt there is none.
     assert seen(watch(folder), step=40)[1].endswith("; no step was trained on it")
 
@@ -146,9 +146,9 @@ def test_what_cannot_be_read_is_held_back_until_all_ranks_know(folder):
 
     assert watched.read(lambda: [1, 2]) == [1, 2] and watched.signs == (0, 0)
     assert watched.read(read) == [] and watched.signs == (1, 0)
-    told = watched.agreed(3, used=False)
-    assert isinstance(told, DamagedDataError) and not told.used
-    assert str(told) == "a.bin: damaged; no step was trained on it"
+    error = watched.agreed(3, used=False)
+    assert isinstance(error, DamagedDataError) and not error.used
+    assert str(error) == "a.bin: damaged; no step was trained on it"
 
 
 def test_the_end_waits_for_files_that_may_have_been_used_uncompared_and_for_no_others(folder, monkeypatch, messages):

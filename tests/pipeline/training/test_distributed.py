@@ -52,7 +52,7 @@ class _UnsendableError(Exception):
 
 
 def _look() -> dict[str, str | None]:
-    """What a rank is told, the second of two, in several predicaments."""
+    """What a rank reports, the second of two, in several predicaments."""
     rank = distributed.rank()
 
     def read(hidden_from: list[int]) -> None:
@@ -85,30 +85,30 @@ def _look() -> dict[str, str | None]:
 
 
 @pytest.fixture(scope="module")
-def told() -> list[dict[str, str | None]]:
+def reports() -> list[dict[str, str | None]]:
     """By rank; two processes for all of it, which take seconds to start."""
     return run_ranks(_look, 2)
 
 
-def test_a_task_may_be_one_rank_or_several_and_one_that_is_none_is_missed(told):
-    for rank in told:
+def test_a_task_may_be_one_rank_or_several_and_one_that_is_none_is_missed(reports):
+    for rank in reports:
         assert rank["one task"] is None and rank["two tasks"] is None and rank["none of Slurm's beside one"] is None
         assert rank["alone in three tasks"].startswith("Slurm started 3 tasks, and DeepSpeed sees 2 ranks in 1 task of them")
 
 
-def test_what_one_node_cannot_read_is_said_on_every_rank_with_its_node(told):
-    for rank in told:
+def test_what_one_node_cannot_read_is_said_on_every_rank_with_its_node(reports):
+    for rank in reports:
         assert rank["hidden from one"].startswith("node n2: /shards: No such file")
         assert rank["hidden from both"].startswith("/shards: No such file")
 
 
 @pytest.mark.parametrize("case", ["fault on one", "fault on one, refused on the other"])
-def test_a_fault_of_one_rank_ends_the_others_too(told, case):
-    assert [rank[case] for rank in told] == ["RuntimeError: rank 1: _UnsendableError: broken", "_UnsendableError: broken"]
+def test_a_fault_of_one_rank_ends_the_others_too(reports, case):
+    assert [rank[case] for rank in reports] == ["RuntimeError: rank 1: _UnsendableError: broken", "_UnsendableError: broken"]
 
 
-def test_held_out_text_that_one_node_finds_damaged_is_refused_on_every_rank_by_the_measurement_of_a_growth(told):
-    assert {rank["probed text damaged on one"] for rank in told} == {"node n2: held-out block damaged"}
+def test_held_out_text_that_one_node_finds_damaged_is_refused_on_every_rank_by_the_measurement_of_a_growth(reports):
+    assert {rank["probed text damaged on one"] for rank in reports} == {"node n2: held-out block damaged"}
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What is told of a model before a run, against Hugging Face's own count and arithmetic by hand."""
+"""What is estimated of a model before a run, against Hugging Face's own count and arithmetic by hand."""
 
 import re
 from dataclasses import replace
@@ -140,23 +140,23 @@ def test_a_dry_run_of_a_mixture_tells_what_a_token_meets_and_what_all_experts_ca
     changes = [source, "target={num_hidden_layers: 3}", "growth={}", "stages=[{name: all, steps: 2}]", "flops.peak_tflops=1"]
     changes += [f"run_dir={tmp_path / 'run'}"]
     ds_config = {"train_batch_size": 32, "train_micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": 4}
-    told, lost = (
+    described, lost = (
         DryRun.of(load_recipe(QUICKSTART, given), ds_config, 1, 0.5, 100_000)
         for given in (changes, [*changes, "router={router_z_loss_coef: 0.1}"])
     )
-    page, config = page_of(told), told.planned.config(1)
+    page, config = page_of(described), described.planned.config(1)
     assert f"  active      {graph_of(config).active_parameters:,}: a token goes through 2 of 8 experts a layer" in page
     every = training_step(ForwardFlops.of(config, every_expert=True), 128, 2 * 32 * 128, scored=2 * 32 * 128)
     assert f"by the experts that are chosen, {every.model_total:.3e} by all of them" in page
     # In float32, of each of 8 sequences of 128 tokens, 8 logits in each of 3 layers.
-    (plan,) = told.planned.training_plan.of_phase(1)
-    assert lost.activations(plan) - told.activations(plan) == 4 * 8 * 128 * 8 * 3
+    (plan,) = described.planned.training_plan.of_phase(1)
+    assert lost.activations(plan) - described.activations(plan) == 4 * 8 * 128 * 8 * 3
 
 
 RECIPES = QUICKSTART.parent
 
 
-def told(name: str, *overrides: str) -> DryRun:
+def dry_run(name: str, *overrides: str) -> DryRun:
     """The dry run of a shipped recipe, its text not looked at."""
     recipe = load_recipe(RECIPES / f"{name}.yaml", list(overrides))
     batch = {"train_batch_size": recipe.train_batch_size, "train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 1}
@@ -172,11 +172,11 @@ def test_the_numbers_of_a_stage_stand_apart_whatever_their_size():
 
 
 def test_what_a_stage_trains_is_told_with_its_share_and_scratch_beside_it():
-    run = told("progressive", "flops.peak_tflops=1")
+    run = dry_run("progressive", "flops.peak_tflops=1")
     each = [came.model_total for came in run.flops()]
     whole = sum(each)
     # The recipe that trains the same model from scratch, on as many tokens.
-    (alone,) = told("scratch", "flops.peak_tflops=1").flops()
+    (alone,) = dry_run("scratch", "flops.peak_tflops=1").flops()
     assert run.scratch_flops() == alone.model_total
     page = page_of(run)
     share = each[0] / whole
@@ -187,8 +187,8 @@ def test_what_a_stage_trains_is_told_with_its_share_and_scratch_beside_it():
     first, second, *_ = page.split("\n\n")
     assert first.startswith("model: gpt2, 2 layers x 256") and "starts      from random weights" in first
     assert "growth" not in first and second.startswith("grow-1: ") and "growth" in second
-    assert "of scratch's" not in page_of(told("scratch", "flops.peak_tflops=1"))
-    submodels = page_of(told("quickstart", "flops.peak_tflops=1"))
+    assert "of scratch's" not in page_of(dry_run("scratch", "flops.peak_tflops=1"))
+    submodels = page_of(dry_run("quickstart", "flops.peak_tflops=1"))
     assert re.search(r"submodels  6 layers x 256 +5,820,416  sub-models' top 2 layers and head  ", submodels)
 
 
@@ -202,7 +202,7 @@ def test_what_a_stage_trains_is_told_with_its_share_and_scratch_beside_it():
     ],
 )
 def test_recipes_from_small_to_large_at_published_sizes(name, parameters, tokens):
-    run = told(f"paper/{name}", "flops.peak_tflops=312")
+    run = dry_run(f"paper/{name}", "flops.peak_tflops=312")
     stages = run.planned.training_plan.stages
     assert [plan.layers for plan in stages] == [stages[-1].layers * quarters // 4 for quarters in (1, 2, 3, 4)]
     assert sum(parameters_by_kind(run.planned.config(stages[-1].phase)).values()) == parameters
@@ -221,7 +221,7 @@ BERT_WIDER = [
 
 
 def anneal_steps(tmp_path, growth: str, *, steps: int, saved: TrainState | None = None) -> tuple[int, list[str]]:
-    """The steps over which norms become stock in a run of so many, and what is told of the growth."""
+    """The steps over which norms become stock in a run of so many, and what is printed of the growth."""
     changes = [*BERT_WIDER, f"growth={growth}", f"stages=[{{name: full, steps: {steps}}}]"]
     plan = previewed(tmp_path / "run", *changes, saved=saved).growths[0].plan
     assert plan.growth.norm_statistics == "weighted"
@@ -231,9 +231,9 @@ def anneal_steps(tmp_path, growth: str, *, steps: int, saved: TrainState | None 
 def test_norms_that_auto_weighted_are_stock_by_the_end_of_a_short_run(tmp_path):
     assert anneal_steps(tmp_path, "{}", steps=2000)[0] == 1000
     assert anneal_steps(tmp_path, "{norm_anneal_steps: 50}", steps=2000)[0] == 50
-    steps, told = anneal_steps(tmp_path, "{}", steps=30)
+    steps, output = anneal_steps(tmp_path, "{}", steps=30)
     assert steps == 30
-    assert "norm_anneal_steps: 30, since the model is trained for no more steps, and ends with stock norms" in told
+    assert "norm_anneal_steps: 30, since the model is trained for no more steps, and ends with stock norms" in output
     with pytest.raises(UserError, match="1000 steps are more than the target's 30"):
         anneal_steps(tmp_path, "{width: fpi, norm_statistics: weighted}", steps=30)
 

@@ -326,17 +326,17 @@ def test_state_on_a_disk_has_buffers_for_what_growth_keeps(resolve):
 
 def test_what_no_step_depends_on_may_change_while_a_run_goes_on(resolve):
     offload = {"device": "nvme", "nvme_path": "auto"}
-    begun = resolve(zero(3, offload_optimizer=offload), "run_dir=runs/x")
-    before = copy.deepcopy(begun)
-    told = {"steps_per_print": 7, "wall_clock_breakdown": True, "comms_logger": {"enabled": True}, "aio": {"queue_depth": 2}}
-    moved = resolve(zero(3, offload_optimizer=offload) | told, "run_dir=./moved/x")
-    assert same_run(moved) == same_run(begun) and begun == before
+    first = resolve(zero(3, offload_optimizer=offload), "run_dir=runs/x")
+    before = copy.deepcopy(first)
+    extra = {"steps_per_print": 7, "wall_clock_breakdown": True, "comms_logger": {"enabled": True}, "aio": {"queue_depth": 2}}
+    moved = resolve(zero(3, offload_optimizer=offload) | extra, "run_dir=./moved/x")
+    assert same_run(moved) == same_run(first) and first == before
     elsewhere = resolve(zero(2, offload_optimizer={"device": "cpu"}), "run_dir=runs/x")
-    assert same_run(elsewhere) == same_run(begun)
+    assert same_run(elsewhere) == same_run(first)
     timed = resolve({"zero_optimization": {"stage": 2}, "timers": {"throughput": {"enabled": True}}}, "run_dir=runs/x")
-    assert same_run(timed) == same_run(begun)
+    assert same_run(timed) == same_run(first)
     for change in ({"gradient_clipping": 3.0}, {"train_batch_size": 8}, {"bf16": {"enabled": True}}):
-        assert same_run(begun | change) != same_run(begun)
+        assert same_run(first | change) != same_run(first)
 
 
 ASKED = {

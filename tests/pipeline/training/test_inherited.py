@@ -100,7 +100,7 @@ SOURCES = {
 
 
 @pytest.fixture(params=SOURCES)
-def begun(request, tmp_path):
+def started(request, tmp_path):
     """A run from each kind of source: its directory, the source's path, and how much is known."""
     make, ledger, known = SOURCES[request.param]
     source = make(tmp_path / "source", ledger)
@@ -108,29 +108,29 @@ def begun(request, tmp_path):
     return Made(tmp_path / "run", given=str(source), inherited=inherited).write(), str(source), known
 
 
-def test_the_summary_and_the_card_say_what_the_ledger_says(begun):
-    path, source, known = begun
+def test_the_summary_and_the_card_say_what_the_ledger_says(started):
+    path, source, known = started
     ledger = Ledger.from_json(json.loads((path / "summary.json").read_text())["flops"])
     speeds = {stage: {"tflops": 1.0, "mfu": 0.5} for stage in ledger.stages}
     page = render(summary(growth(4.5), flops=ledger.to_json(), speeds=speeds))
-    told = {
+    expected = {
         "all": rf"^  source +6e\+11 +6.74e\+11  \(pre-training of {source}\)$",
         "some": rf"^  source +6e\+11 +6.74e\+11  \(pre-training of {source}, at least: what it began from .* ledger\)$",
         "none": rf"^  source +not known: {source} came without a ledger$",
     }
-    assert [kind for kind, line in told.items() if re.search(line, page, re.MULTILINE)] == [known]
+    assert [kind for kind, line in expected.items() if re.search(line, page, re.MULTILINE)] == [known]
     card = model_card(Known(small_model("gpt2").config, "float32", "do it", ledger=ledger))
-    told = {
+    expected = {
         "all": rf"\| pre-training of {source} \| 6e\+11 \| 6.74e\+11 \|",
         "some": rf"\| pre-training of {source} \| at least 6e\+11 \| at least 6.74e\+11 \|",
         "none": rf"\| pre-training of {source} \|  \| not known \|",
     }
-    assert [kind for kind, line in told.items() if re.search(line, card)] == [known]
+    assert [kind for kind, line in expected.items() if re.search(line, card)] == [known]
     assert ledger.whole.complete == (known == "all")
 
 
-def test_the_report_says_what_the_ledger_says(begun):
-    path, source, known = begun
+def test_the_report_says_what_the_ledger_says(started):
+    path, source, known = started
     recorded = read_run(path)
     (row,) = [row for row in stage_rows(recorded) if row["kind"] == "inherited"]
     figures = (None, None) if known == "none" else (600 * GIGA, 670 * GIGA)
@@ -138,14 +138,14 @@ def test_the_report_says_what_the_ledger_says(begun):
     assert row["stage"] == f"pre-training of {source}" + (", at least" if known == "some" else "")
     # Savings are counted with whole costs alone.
     assert recorded.inherited_flops == (670 * GIGA if known == "all" else None)
-    told = {
+    expected = {
         "all": "",
         "some": "at least 674\N{NO-BREAK SPACE}GFLOP: what it began from came without a ledger",
         "none": "not known: it came without a ledger",
     }
-    assert source_cost(recorded) == told[known]
+    assert source_cost(recorded) == expected[known]
     warned = [line for line in warnings(recorded) if source in line]
-    assert warned == ([] if known == "all" else [f"What the pre-training of {source} cost is {told[known]}."])
+    assert warned == ([] if known == "all" else [f"What the pre-training of {source} cost is {expected[known]}."])
 
 
 def test_a_run_that_goes_on_inherits_nothing_anew(tmp_path, monkeypatch):
@@ -153,10 +153,10 @@ def test_a_run_that_goes_on_inherits_nothing_anew(tmp_path, monkeypatch):
     monkeypatch.setattr(distributed, "on_first_rank", lambda work: work())
     directory = RunDirectory(tmp_path / "run")
     first, later = (checkpoint(tmp_path / name, whole_ledger()) for name in ("7", "8"))
-    begun = restored(directory, first, None)
-    assert begun.ledger.sources.spent == 674 * GIGA
-    saved = TrainState(step=3, ledger=begun.ledger)
-    assert restored(directory, later, saved).ledger == begun.ledger
+    started = restored(directory, first, None)
+    assert started.ledger.sources.spent == 674 * GIGA
+    saved = TrainState(step=3, ledger=started.ledger)
+    assert restored(directory, later, saved).ledger == started.ledger
 
 
 def test_before_the_first_checkpoint_it_is_not_on_record_yet(tmp_path):

@@ -136,9 +136,9 @@ def test_folders_left_open_are_the_run_directorys_own(tmp_path):
 
 
 def test_who_is_told_may_change_while_a_run_goes_on(tmp_path):
-    told, untold = resolved(tmp_path, csv_monitor={"enabled": True}), resolved(tmp_path)
-    assert same_run(told) == same_run(untold)
-    assert without_monitors(told) == untold
+    monitored, untold = resolved(tmp_path, csv_monitor={"enabled": True}), resolved(tmp_path)
+    assert same_run(monitored) == same_run(untold)
+    assert without_monitors(monitored) == untold
 
 
 @pytest.mark.parametrize(("section", "package"), [("tensorboard", "tensorboard"), ("wandb", "wandb"), ("comet", "comet_ml")])
@@ -151,14 +151,14 @@ def test_a_section_without_its_package_is_refused(tmp_path, monkeypatch, section
 
 
 class InMemory(Monitor):
-    """A monitor that keeps what it is told, by a section of its own."""
+    """A monitor that keeps what it is given, by a section of its own."""
 
     settings = create_model("InMemoryConfig", enabled=(bool, False))
-    told: ClassVar[list[Event]] = []
+    events: ClassVar[list[Event]] = []
 
     @staticmethod
     def writer_class(settings: object) -> SimpleNamespace:
-        return SimpleNamespace(write_events=InMemory.told.extend)
+        return SimpleNamespace(write_events=InMemory.events.extend)
 
 
 def test_another_monitor_is_a_class_and_its_section(tmp_path, monkeypatch):
@@ -169,7 +169,7 @@ def test_another_monitor_is_a_class_and_its_section(tmp_path, monkeypatch):
     monitors = Monitors.opened(config, tmp_path, 0)
     monitors.evaluation({"step": 3, "loss": 0.5})
     monitors.close()
-    assert InMemory.told == [("eval/loss", 0.5, 3)] and same_run(config) == same_run(resolved(tmp_path))
+    assert InMemory.events == [("eval/loss", 0.5, 3)] and same_run(config) == same_run(resolved(tmp_path))
     with pytest.raises(UserError, match=r"unknown key 'memory\.enable'"):
         resolved(tmp_path, memory={"enable": True})
 

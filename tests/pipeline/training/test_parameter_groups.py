@@ -240,8 +240,8 @@ def test_a_group_says_what_holds_of_its_groups_and_that_of_new_tokens_comes_befo
         ]
     )
     groups = {group.name: group for group in cut(3, [chosen], MIXTURES)}
-    told = {name: setting_of(chosen, "lr", group, 3, MIXTURES) for name, group in groups.items()}
-    assert told["embeddings"] == told["layers.0-2.experts.1-3"] == 2.0
-    assert told["embeddings.new_tokens"] == told["head.new_tokens"] == 3.0
-    assert told["head"] is told["layers.0-2"] is told["layers.0-2.experts.0-0"] is None
+    rates = {name: setting_of(chosen, "lr", group, 3, MIXTURES) for name, group in groups.items()}
+    assert rates["embeddings"] == rates["layers.0-2.experts.1-3"] == 2.0
+    assert rates["embeddings.new_tokens"] == rates["head.new_tokens"] == 3.0
+    assert rates["head"] is rates["layers.0-2"] is rates["layers.0-2.experts.0-0"] is None
     assert setting_of(chosen, "weight_decay", groups["embeddings.new_tokens"], 3, MIXTURES) == 0.5

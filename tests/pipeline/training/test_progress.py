@@ -99,22 +99,22 @@ def test_a_rest_is_no_part_of_the_time_left(messages, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"), [(0.2, "0:00"), (75, "1:15"), (3_600, "1:00:00"), (86_400 * 3 + 7_200, "3 d 02 h")]
+    ("seconds", "text"), [(0.2, "0:00"), (75, "1:15"), (3_600, "1:00:00"), (86_400 * 3 + 7_200, "3 d 02 h")]
 )
-def test_durations(seconds, told):
-    assert duration(seconds) == told
+def test_durations(seconds, text):
+    assert duration(seconds) == text
 
 
 def test_speeds_by_stage_weigh_steps_by_their_seconds():
     def record(step, stage, tokens, flops, seconds, mfu):
         return {"step": step, "stage": stage, "tokens": tokens, "flops_model": flops, "seconds": seconds, "mfu": mfu}
 
-    told = speeds(
+    by_stage = speeds(
         [
             record(1, "a", 10, 2 * 10**12, 1.0, 0.5),
             record(2, "a", 20, 4 * 10**12, 3.0, 0.1),
             record(3, "b", 50, 10**12, 2.0, 1.0),
         ]
     )
-    assert told["a"] == pytest.approx({"tokens_per_second": 5.0, "tflops": 1.5, "mfu": 0.2})
-    assert told["b"] == pytest.approx({"tokens_per_second": 15.0, "tflops": 0.5, "mfu": 1.0})
+    assert by_stage["a"] == pytest.approx({"tokens_per_second": 5.0, "tflops": 1.5, "mfu": 0.2})
+    assert by_stage["b"] == pytest.approx({"tokens_per_second": 15.0, "tflops": 0.5, "mfu": 1.0})

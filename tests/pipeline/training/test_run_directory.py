@@ -34,7 +34,7 @@ SETTINGS = ("recipe.yaml", "ds_config.json", "data.json")
 
 
 @pytest.fixture
-def begun(tmp_path):
+def owned(tmp_path):
     """A run directory that a run was started in."""
     directory = RunDirectory(tmp_path / "run")
     directory.path.mkdir()
@@ -55,10 +55,10 @@ def check(directory: RunDirectory, saved: TrainState | None, *overrides: str, ds
     return RunDirectory(directory.path).check(load_recipe(QUICKSTART, list(overrides)), ds_config, saved)
 
 
-def test_each_run_has_an_id_that_stays(begun, tmp_path):
-    first = json.loads(begun.data.read_text())["run"]
-    again = RunDirectory(begun.path)
-    again.check(load_recipe(QUICKSTART, []), DS_CONFIG, saved_by(begun))
+def test_each_run_has_an_id_that_stays(owned, tmp_path):
+    first = json.loads(owned.data.read_text())["run"]
+    again = RunDirectory(owned.path)
+    again.check(load_recipe(QUICKSTART, []), DS_CONFIG, saved_by(owned))
     assert again.claim(load_recipe(QUICKSTART, []), DS_CONFIG, DATA)["run"] == first
     other = RunDirectory(tmp_path / "other")
     other.path.mkdir()
@@ -77,9 +77,9 @@ def test_each_run_has_an_id_that_stays(begun, tmp_path):
         "stages.full.steps=100000",
     ],
 )
-def test_what_changes_no_step_may_change_and_a_stage_become_longer(begun, override):
-    assert check(begun, None, override) == []
-    assert check(begun, saved_by(begun), override) == []
+def test_what_changes_no_step_may_change_and_a_stage_become_longer(owned, override):
+    assert check(owned, None, override) == []
+    assert check(owned, saved_by(owned), override) == []
 
 
 CHANGES = ["seed=3", "flops.causal_scores=half", "optimizer.lr=0.5", "evaluation.windows=3"]
@@ -87,36 +87,36 @@ CHANGES = ["seed=3", "flops.causal_scores=half", "optimizer.lr=0.5", "evaluation
 
 @pytest.mark.parametrize("before", [(), ("source.steps=null",)], ids=["trained", "untrained"])
 @pytest.mark.parametrize("step", [None, 5, 15])
-def test_a_source_that_was_trained_is_not_left_untrained_nor_the_other_way_round(begun, before, step):
+def test_a_source_that_was_trained_is_not_left_untrained_nor_the_other_way_round(owned, before, step):
     after = () if before else ("source.steps=null",)
-    begun.claim(load_recipe(QUICKSTART, list(before)), DS_CONFIG, DATA)
-    saved = None if step is None else replace(saved_by(begun, *before), step=step)
-    assert check(begun, saved, *before) == []
+    owned.claim(load_recipe(QUICKSTART, list(before)), DS_CONFIG, DATA)
+    saved = None if step is None else replace(saved_by(owned, *before), step=step)
+    assert check(owned, saved, *before) == []
     with pytest.raises(UserError, match=r"'source' was (not )?trained .*when the run was started, and now is (not )?trained"):
-        check(begun, saved, *after)
+        check(owned, saved, *after)
 
 
-def test_a_run_of_a_version_that_wrote_how_new_tokens_rows_are_filled_goes_on(begun):
-    begun.claim(load_recipe(QUICKSTART, ["growth.vocabulary=mean"]), DS_CONFIG, DATA)
-    assert check(begun, None) == []
+def test_a_run_of_a_version_that_wrote_how_new_tokens_rows_are_filled_goes_on(owned):
+    owned.claim(load_recipe(QUICKSTART, ["growth.vocabulary=mean"]), DS_CONFIG, DATA)
+    assert check(owned, None) == []
     with pytest.raises(UserError, match=r"differs in growth\.vocabulary"):
-        check(begun, None, "growth.vocabulary=random")
+        check(owned, None, "growth.vocabulary=random")
 
 
-def test_a_size_that_was_derived_may_be_named_since_as_the_checkpoint_has_it_and_no_other(begun):
+def test_a_size_that_was_derived_may_be_named_since_as_the_checkpoint_has_it_and_no_other(owned):
     """A later version may derive another one."""
-    saved = saved_by(begun, certificates=[{"target": {"intermediate_size": 213, "num_attention_heads": 8}}])
-    assert check(begun, saved, "target.intermediate_size=213") == []
-    for other in (None, replace(saved, phase=0), saved_by(begun)):
+    saved = saved_by(owned, certificates=[{"target": {"intermediate_size": 213, "num_attention_heads": 8}}])
+    assert check(owned, saved, "target.intermediate_size=213") == []
+    for other in (None, replace(saved, phase=0), saved_by(owned)):
         with pytest.raises(UserError, match=r"differs in target\.intermediate_size"):
-            check(begun, other, "target.intermediate_size=213")
+            check(owned, other, "target.intermediate_size=213")
     for override in ("target.intermediate_size=224", "target.vocab_size=9999", "target.hidden_size=4096"):
         with pytest.raises(UserError, match=rf"differs in {override.split('=')[0]}"):
-            check(begun, saved, override)
+            check(owned, saved, override)
 
 
 @pytest.mark.parametrize(
-    ("change", "told", "named"),
+    ("change", "message", "named"),
     [
         ({"n_inner": 213}, "intermediate_size 213 where recipe and source now give 224", "(target.intermediate_size=213)"),
         ({"n_layer": 2}, "num_hidden_layers 2 where recipe and source now give 3", None),
@@ -125,7 +125,7 @@ def test_a_size_that_was_derived_may_be_named_since_as_the_checkpoint_has_it_and
         ({"tie_word_embeddings": False}, "tied False where recipe and source now give True", None),
     ],
 )
-def test_a_checkpoint_of_other_sizes_than_the_run_would_now_train_is_refused(change, told, named):
+def test_a_checkpoint_of_other_sizes_than_the_run_would_now_train_is_refused(change, message, named):
     made = {"n_embd": 80, "n_head": 4, "n_layer": 3, "n_inner": 224, "vocab_size": 48, "n_positions": 16}
     config, opened = GPT2Config(**made), GPT2Config(**made | change)
     phase = load_recipe(QUICKSTART, ["target={hidden_size: 80, num_hidden_layers: 3}"]).phases[1]
@@ -136,15 +136,15 @@ def test_a_checkpoint_of_other_sizes_than_the_run_would_now_train_is_refused(cha
         check_model(bert, config, phase)
     with pytest.raises(UserError) as refused:
         check_model(SimpleNamespace(config=opened, directory=place), config, phase)
-    assert told in str(refused.value) and f"by source.path={place}" in str(refused.value)
+    assert message in str(refused.value) and f"by source.path={place}" in str(refused.value)
     assert ("name in the recipe" in str(refused.value)) == (named is not None) and (named or "") in str(refused.value)
 
 
 @pytest.mark.parametrize("override", CHANGES)
-def test_anything_else_is_refused_by_key(begun, override):
-    for saved in (None, saved_by(begun)):
+def test_anything_else_is_refused_by_key(owned, override):
+    for saved in (None, saved_by(owned)):
         with pytest.raises(UserError, match=f"the run directory belongs to a recipe that differs in {override.split('=')[0]};"):
-            check(begun, saved, override)
+            check(owned, saved, override)
 
 
 DS_CHANGES = [
@@ -156,17 +156,17 @@ DS_CHANGES = [
 
 
 @pytest.mark.parametrize("change", DS_CHANGES)
-def test_another_way_of_computing_is_refused_by_key(begun, change):
+def test_another_way_of_computing_is_refused_by_key(owned, change):
     key = "zero_quantized_weights" if "zero_optimization" in change else next(iter(change))
     with pytest.raises(UserError, match=rf"ds_config\.json: the run was started with another {key}"):
-        check(begun, saved_by(begun), ds_config=DS_CONFIG | change)
+        check(owned, saved_by(owned), ds_config=DS_CONFIG | change)
 
 
 MICRO = {"train_micro_batch_size_per_gpu": 2}
 
 
 @pytest.mark.parametrize(
-    ("override", "change", "told"),
+    ("override", "change", "message"),
     [
         ("train_micro_batch_size_per_gpu=2", MICRO, "train_micro_batch_size_per_gpu 2 (it was 8)"),
         ("activation_checkpointing=true", {}, "activation_checkpointing True (it was False)"),
@@ -185,53 +185,53 @@ MICRO = {"train_micro_batch_size_per_gpu": 2}
         ),
     ],
 )
-def test_what_changes_the_order_of_sums_alone_goes_on_and_is_said(begun, override, change, told):
-    (remark,) = check(begun, saved_by(begun), override, ds_config=DS_CONFIG | change)
-    assert f"the run continues with {told}: " in remark and "to rounding, not to the bit" in remark
-    RunDirectory(begun.path).claim(load_recipe(QUICKSTART, [override]), DS_CONFIG | change, json.loads(begun.data.read_text()))
+def test_what_changes_the_order_of_sums_alone_goes_on_and_is_said(owned, override, change, message):
+    (remark,) = check(owned, saved_by(owned), override, ds_config=DS_CONFIG | change)
+    assert f"the run continues with {message}: " in remark and "to rounding, not to the bit" in remark
+    RunDirectory(owned.path).claim(load_recipe(QUICKSTART, [override]), DS_CONFIG | change, json.loads(owned.data.read_text()))
     # Said where it changes, and not again.
-    assert check(begun, saved_by(begun), override, ds_config=DS_CONFIG | change) == []
+    assert check(owned, saved_by(owned), override, ds_config=DS_CONFIG | change) == []
 
 
 # --- whose a checkpoint is ------------------------------------------------------------------------
 
 
-def test_another_runs_checkpoint_is_refused_with_the_way_to_start_from_it(begun):
-    other = saved_by(begun)
+def test_another_runs_checkpoint_is_refused_with_the_way_to_start_from_it(owned):
+    other = saved_by(owned)
     other.run["data"]["run"] = "0123456789abcdef"
     with pytest.raises(UserError, match=r"step-00000005: belongs to another run .* by source\.path=.*step-00000005"):
-        check(begun, other)
+        check(owned, other)
 
 
 @pytest.mark.parametrize("gone", [("recipe.yaml",), SETTINGS])
 @pytest.mark.parametrize("override", CHANGES)
-def test_a_checkpoint_of_other_settings_is_refused_though_the_directory_has_forgotten_them(begun, gone, override):
-    saved = saved_by(begun)
+def test_a_checkpoint_of_other_settings_is_refused_though_the_directory_has_forgotten_them(owned, gone, override):
+    saved = saved_by(owned)
     for name in gone:
-        (begun.path / name).unlink()
+        (owned.path / name).unlink()
     key = override.split("=")[0]
     with pytest.raises(UserError, match=f"the checkpoint belongs to a recipe that differs in {key};.*source.path"):
-        check(begun, saved, override)
+        check(owned, saved, override)
 
 
-def test_a_checkpoint_is_believed_before_a_recipe_that_was_put_beside_it(begun):
+def test_a_checkpoint_is_believed_before_a_recipe_that_was_put_beside_it(owned):
     """By hand, with what the recipe that is given has too."""
-    begun.recipe.write_text(load_recipe(QUICKSTART, ["seed=3"]).to_yaml())
+    owned.recipe.write_text(load_recipe(QUICKSTART, ["seed=3"]).to_yaml())
     with pytest.raises(UserError, match="the checkpoint belongs to a recipe that differs in seed;"):
-        check(begun, saved_by(begun), "seed=3")
-    begun.ds_config.write_text(json.dumps(DS_CONFIG | {"train_batch_size": 8}))
-    begun.recipe.write_text(load_recipe(QUICKSTART, []).to_yaml())
+        check(owned, saved_by(owned), "seed=3")
+    owned.ds_config.write_text(json.dumps(DS_CONFIG | {"train_batch_size": 8}))
+    owned.recipe.write_text(load_recipe(QUICKSTART, []).to_yaml())
     with pytest.raises(UserError, match=r"step-00000005: the run was started with another train_batch_size;"):
-        check(begun, saved_by(begun), ds_config=DS_CONFIG | {"train_batch_size": 8})
+        check(owned, saved_by(owned), ds_config=DS_CONFIG | {"train_batch_size": 8})
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("content", [None, "", "{", "[1]", "5", '{"steps": 5, "zero_optimization": []}', "\0"])
-def test_settings_that_are_lost_are_those_of_the_checkpoint_and_written_again(begun, name, content):
-    saved, path = saved_by(begun), begun.path / name
+def test_settings_that_are_lost_are_those_of_the_checkpoint_and_written_again(owned, name, content):
+    saved, path = saved_by(owned), owned.path / name
     before = path.read_text()
     path.unlink() if content is None else path.write_text(content)
-    directory = RunDirectory(begun.path)
+    directory = RunDirectory(owned.path)
     (remark,) = directory.check(load_recipe(QUICKSTART, []), DS_CONFIG, saved)
     assert remark.startswith(str(path)) and "it is written again from the checkpoint step-00000005" in remark
     assert directory.recorded_data() == saved.run["data"]
@@ -240,39 +240,39 @@ def test_settings_that_are_lost_are_those_of_the_checkpoint_and_written_again(be
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_an_older_versions_checkpoint_goes_on_where_the_directory_knows_all_and_not_otherwise(begun, name):
-    older = replace(saved_by(begun), run=None)
-    (remark,) = check(begun, older)
+def test_an_older_versions_checkpoint_goes_on_where_the_directory_knows_all_and_not_otherwise(owned, name):
+    older = replace(saved_by(owned), run=None)
+    (remark,) = check(owned, older)
     assert "step-00000005: made by an older version" in remark
-    (begun.path / name).unlink()
+    (owned.path / name).unlink()
     with pytest.raises(UserError, match=rf"{name}: no such file; put it back: .* older version"):
-        check(begun, older)
+        check(owned, older)
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "summary.json", "lost.jsonl", "eval.jsonl", "model", "rewound.json"])
-def test_records_of_nobody_are_not_taken_over(begun, name):
-    begun.recipe.unlink()
-    assert check(begun, None) == []
-    (begun.path / name).touch()
+def test_records_of_nobody_are_not_taken_over(owned, name):
+    owned.recipe.unlink()
+    assert check(owned, None) == []
+    (owned.path / name).touch()
     with pytest.raises(UserError, match=rf"holds a run's {name}, and neither a recipe\.yaml nor a checkpoint says whose"):
-        check(begun, None)
-    (begun.path / "notes.txt").touch()
+        check(owned, None)
+    (owned.path / "notes.txt").touch()
     with pytest.raises(UserError, match=r"holds files of no run \(notes\.txt\)|holds a run's"):
-        check(begun, None)
+        check(owned, None)
 
 
 @pytest.mark.parametrize("name", ["ds_config.json", "data.json"])
-def test_without_a_checkpoint_only_the_recipe_says_whose_a_directory_is(begun, name):
-    (begun.path / name).write_text("{")
-    (remark,) = check(begun, None)
+def test_without_a_checkpoint_only_the_recipe_says_whose_a_directory_is(owned, name):
+    (owned.path / name).write_text("{")
+    (remark,) = check(owned, None)
     assert "no checkpoint depends on it" in remark
-    begun.recipe.write_text("{")
+    owned.recipe.write_text("{")
     with pytest.raises(UserError, match=r"recipe\.yaml: not readable as YAML.*; put it back, or name another run_dir"):
-        check(begun, None)
+        check(owned, None)
 
 
-def test_a_blend_that_was_prepared_anew_with_other_weights_is_refused(begun):
-    directory = RunDirectory(begun.path)
+def test_a_blend_that_was_prepared_anew_with_other_weights_is_refused(owned):
+    directory = RunDirectory(owned.path)
     directory.check(load_recipe(QUICKSTART, []), DS_CONFIG, None)
     directory.check_data(DATA)
     with pytest.raises(
@@ -286,19 +286,19 @@ def test_a_blend_that_was_prepared_anew_with_other_weights_is_refused(begun):
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "eval.jsonl", "lost.jsonl", "scores.jsonl"])
 @pytest.mark.parametrize("line", ["{", "5", '{"step": "3"}', '{"step": NaN}', "[" * 100_000])
-def test_a_damaged_line_is_found_before_anything_is_trained(begun, name, line):
-    (begun.path / name).write_text(line + "\n")
+def test_a_damaged_line_is_found_before_anything_is_trained(owned, name, line):
+    (owned.path / name).write_text(line + "\n")
     with pytest.raises(UserError, match=rf"{name}: line 1: .*or remove that line"):
-        check(begun, saved_by(begun))
+        check(owned, saved_by(owned))
     # A last line that was cut short is none.
-    (begun.path / name).write_text(line)
-    assert check(begun, saved_by(begun)) == []
+    (owned.path / name).write_text(line)
+    assert check(owned, saved_by(owned)) == []
 
 
-def test_a_damaged_word_on_rewinds_is_found_before_anything_is_trained(begun):
-    begun.rewound.write_text('{"step": 3, "rewinds": "1", "samples": {}}')
+def test_a_damaged_word_on_rewinds_is_found_before_anything_is_trained(owned):
+    owned.rewound.write_text('{"step": 3, "rewinds": "1", "samples": {}}')
     with pytest.raises(UserError, match=r"rewound\.json: rewinds: .*valid integer"):
-        check(begun, saved_by(begun))
+        check(owned, saved_by(owned))
 
 
 # --- certificates and summary ---------------------------------------------------------------------
@@ -367,9 +367,9 @@ def test_a_summary_is_that_of_its_run_whole_or_made_again(tmp_path, messages):
             directory.finished_summary(Made(directory.path).recipe, None)
 
 
-def test_a_directory_that_is_moved_is_the_same_run(begun, tmp_path):
-    saved = saved_by(begun)
-    shutil.move(begun.path, tmp_path / "moved")
+def test_a_directory_that_is_moved_is_the_same_run(owned, tmp_path):
+    saved = saved_by(owned)
+    shutil.move(owned.path, tmp_path / "moved")
     assert check(RunDirectory(tmp_path / "moved"), saved, f"run_dir={tmp_path / 'moved'}") == []
 
 
@@ -404,14 +404,14 @@ def test_a_refused_run_leaves_all_where_there_is_more_than_that(claimed, kept):
     assert sorted(claimed.path.rglob("*")) == there
 
 
-def test_a_run_that_was_begun_before_is_not_removed_when_another_is_refused(begun):
-    begun.lock.touch()
-    again = RunDirectory(begun.path)
+def test_a_run_that_was_begun_before_is_not_removed_when_another_is_refused(owned):
+    owned.lock.touch()
+    again = RunDirectory(owned.path)
     with pytest.raises(UserError, match="differs in seed"):
         again.check(load_recipe(QUICKSTART, ["seed=7"]), DS_CONFIG, None)
-    there = sorted(begun.path.rglob("*"))
+    there = sorted(owned.path.rglob("*"))
     again.abandon()
-    assert sorted(begun.path.rglob("*")) == there
+    assert sorted(owned.path.rglob("*")) == there
 
 
 @pytest.mark.parametrize(
@@ -424,11 +424,11 @@ def test_a_run_that_was_begun_before_is_not_removed_when_another_is_refused(begu
         (DRAWS, 0, False),
     ],
 )
-def test_a_run_that_was_begun_with_other_random_draws_says_so_where_it_is_still_to_grow(begun, draws, phase, said):
-    begun.claim(
+def test_a_run_that_was_begun_with_other_random_draws_says_so_where_it_is_still_to_grow(owned, draws, phase, said):
+    owned.claim(
         load_recipe(QUICKSTART, []), DS_CONFIG, {key: value for key, value in (DATA | {"draws": draws}).items() if value}
     )
-    remarks = check(begun, replace(saved_by(begun), phase=phase))
+    remarks = check(owned, replace(saved_by(owned), phase=phase))
     assert [("draws other random values" in remark, "grown" in remark) for remark in remarks] == [(True, True)] * said
     # From the beginning everything is drawn anew.
-    assert check(begun, None) == []
+    assert check(owned, None) == []

@@ -54,9 +54,9 @@ def test_the_loss_right_after_each_growth_is_told(growths, labels):
     grown = [each for each in growths if each is not SAME]
     assert page.count("warning: Training cannot tell new channels from those that they copy") == len(grown)
     assert ("gpt2: 2 layers x 32 (4 heads), not grown\n" in page) == (not grown)
-    told = re.findall(r"^  (source|right after.*?|after training)  +(\d\.\d{4}) ", page, re.MULTILINE)
+    rows = re.findall(r"^  (source|right after.*?|after training)  +(\d\.\d{4}) ", page, re.MULTILINE)
     losses = [f"{each['in_training']['grown_loss']:.4f}" for each in grown]
-    assert told == [("source", "5.0000"), *zip(labels, losses, strict=True), ("after training", "3.0000")]
+    assert rows == [("source", "5.0000"), *zip(labels, losses, strict=True), ("after training", "3.0000")]
 
 
 def test_parameters_are_told_with_those_that_a_token_meets():

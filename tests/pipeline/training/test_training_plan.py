@@ -71,7 +71,7 @@ def test_a_schedule_spans_a_model_the_run_or_its_stage():
     assert mixed.rate_factor(b, b.begin) == pytest.approx(1 - 10 / 20)
 
 
-def told(*overrides: str, name: str = "quickstart") -> list[tuple[str, ...]]:
+def overlong_warmups(*overrides: str, name: str = "quickstart") -> list[tuple[str, ...]]:
     """Key, warmup, steps and where they are, of each warmup that is too long."""
     sentence = r"(\S+): (\S+) steps are more than the (\S+) that they belong to, (\S+ to \S+) of the run;"
     *_, training_plan = plan_of(name, *overrides)
@@ -81,13 +81,13 @@ def told(*overrides: str, name: str = "quickstart") -> list[tuple[str, ...]]:
 def test_a_warmup_that_is_longer_than_its_span_is_told():
     key, own = "schedule.warmup_steps", "stages.b.schedule"
     stages = "stages=[{name: a, steps: 20}, {name: b, steps: 20, %s}]"
-    assert told(f"{key}=220") == [], "as long as the span"
+    assert overlong_warmups(f"{key}=220") == [], "as long as the span"
     # 400 steps of the source; 60 and 160 of the model that it becomes.
-    assert told(f"{key}=1221") == [(key, "1,221", "400", "1 to 400"), (key, "1,221", "220", "401 to 620")]
-    assert told(f"{key}=621", "schedule.span=run") == [(key, "621", "620", "1 to 620")]
-    assert told(stages % "warmup_steps: 21") == [("stages.b.warmup_steps", "21", "20", "421 to 440")]
+    assert overlong_warmups(f"{key}=1221") == [(key, "1,221", "400", "1 to 400"), (key, "1,221", "220", "401 to 620")]
+    assert overlong_warmups(f"{key}=621", "schedule.span=run") == [(key, "621", "620", "1 to 620")]
+    assert overlong_warmups(stages % "warmup_steps: 21") == [("stages.b.warmup_steps", "21", "20", "421 to 440")]
     schedule = "schedule: {warmup_steps: 21}"
-    assert told(stages % schedule) == [(f"{own}.warmup_steps", "21", "20", "421 to 440")]
+    assert overlong_warmups(stages % schedule) == [(f"{own}.warmup_steps", "21", "20", "421 to 440")]
 
 
 def test_what_a_step_trains_is_a_function_of_seed_and_step():

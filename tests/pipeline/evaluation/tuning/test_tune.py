@@ -90,9 +90,9 @@ def test_the_grid_is_searched_with_the_first_seed_and_its_best_point_repeated(be
 
 def test_batches_are_counted_while_a_model_is_tuned(bert, reviews, metered):
     run("sst2", bert, reviews, seeds=(1,), epochs=(2,))
-    size, told = metered["sst2: trial 1 of 1, learning rate 0.003, batch 8, 2 epochs, seed 1"]
+    size, advances = metered["sst2: trial 1 of 1, learning rate 0.003, batch 8, 2 epochs, seed 1"]
     # Twelve of 96 examples, and of 40 to score, which are taken sixteen at a time, three.
-    assert size == sum(told) == 2 * (12 + 3)
+    assert size == sum(advances) == 2 * (12 + 3)
 
 
 def test_the_deviation_of_what_is_no_number_is_no_number(bert, reviews, monkeypatch):
