@@ -58,8 +58,8 @@ def parameters(layers: int, hidden: int) -> int:
 def of_parameters(target: tuple[int, int], times: int) -> tuple[int, int]:
     """Return the (layers, hidden size) of so many times the parameters, as nearly as layers can tell."""
     layers, hidden = target
-    embeddings = parameters(0, hidden)
-    each = parameters(1, hidden) - embeddings
+    each = parameters(2, hidden) - parameters(1, hidden)
+    embeddings = parameters(1, hidden) - each
     return round((times * parameters(layers, hidden) - embeddings) / each), hidden
 
 
