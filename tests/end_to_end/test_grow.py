@@ -408,7 +408,7 @@ def test_what_was_not_named_is_told_and_so_is_that_it_is_not_exact(grow, tmp_pat
     output = grow("--source", tmp_path / "bert", *target, "--format", "hf", "--out", out, *words)
     assert "num_attention_heads: 4 -> 6; the target does not name it, so it is set to hidden_size / head_dim" in output
     assert "width: average_pad, since no operator is exact under a stock post-LN norm at 32 -> 48" in output
-    assert "depth: last_layer, since no added layer of a post-LN model is exact" in output
+    assert "depth: last_layer, since each added layer of a post-LN model normalizes once more" in output
     assert "function: approximate" in output
     if not words:
         certificate = json.loads((out / "certificate.json").read_text())
