@@ -11,17 +11,12 @@ from pipeline.growth.step_predictions import predict_moments
 from tests.pipeline.growth.models import grown_tensors, plan_of, small_model, state_of, whole
 
 
-def test_a_certificate_keeps_what_there_is_to_say_of_the_source():
-    plan, _ = plan_of(small_model("gpt2"), {"hidden_size": 64}, {"width": "fpi"})
-    measured = {"max_logit_difference": 0.0, "dtype": "float64"}
-    assert certify(plan, "somewhere", "digest", measured, remarks=("a remark",))["remarks"] == ["a remark"]
-
-
-def test_a_growth_that_should_be_exact_and_is_not_does_not_agree():
+def test_a_certificate_keeps_what_there_is_to_say_of_the_source_and_whether_what_should_be_exact_was():
     plan, _ = plan_of(small_model("gpt2"), {"hidden_size": 64}, {"width": "fpi"})
     for moved, agrees in ((1e-13, True), (1e-9, False)):
         measured = {"max_logit_difference": moved, "dtype": "float64"}
-        assert certify(plan, "somewhere", "digest", measured)["measured_agrees"] is agrees
+        certificate = certify(plan, "somewhere", "digest", measured, remarks=("a remark",))
+        assert (certificate["measured_agrees"], certificate["remarks"]) == (agrees, ["a remark"])
 
 
 def maps(hidden, growth):

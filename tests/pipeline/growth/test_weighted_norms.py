@@ -8,12 +8,17 @@ from pipeline.growth.weighted_norms import WeightedNorms
 from tests.pipeline.growth.models import FAMILY_NAMES, OTHERS, grown_tensors, loaded, logits, plan_of, small_model, tokens
 
 
+def copied(source, hidden, growth):
+    """The plan of copies under weighted statistics, and the grown stock model."""
+    plan, config = plan_of(source, {"hidden_size": hidden}, growth | {"norm_statistics": "weighted"})
+    return plan, loaded(grown_tensors(plan, source), config)
+
+
 @pytest.mark.parametrize("growth", [{"width": "fpi"}, {"width": "fpi", "map": "random"}, {"width": "nai"}])
 @pytest.mark.parametrize("family", [*FAMILY_NAMES, *OTHERS])
 def test_weighted_copies_are_exact_and_turn_to_the_stock_model(family, growth):
     source = small_model(family)
-    plan, config = plan_of(source, {"hidden_size": 80}, growth | {"norm_statistics": "weighted"})
-    grown = loaded(grown_tensors(plan, source), config)
+    plan, grown = copied(source, 80, growth)
     before, stock = logits(source, tokens()), logits(grown, tokens())
     assert (stock - before).abs().max() > 1e-2, "or there is nothing to mend"
     norms = WeightedNorms(grown, plan.graph, plan.maps["residual"], 10)
@@ -29,8 +34,7 @@ def test_weighted_copies_are_exact_and_turn_to_the_stock_model(family, growth):
 def test_a_weighted_norm_is_the_mean_and_variance_over_source_channels():
     """Two channels, the second copied twice: the norm of (1, 3, 3) is that of (1, 3)."""
     source = small_model("gpt2")
-    plan, config = plan_of(source, {"hidden_size": 48}, {"width": "fpi", "norm_statistics": "weighted"})
-    grown = loaded(grown_tensors(plan, source), config)
+    plan, grown = copied(source, 48, {"width": "fpi"})
     WeightedNorms(grown, plan.graph, plan.maps["residual"], 10)
     indices = plan.maps["residual"].indices
     channels = torch.linspace(-1, 2, 32, dtype=torch.float64)
@@ -39,9 +43,7 @@ def test_a_weighted_norm_is_the_mean_and_variance_over_source_channels():
 
 
 def test_the_weights_stay_on_the_device_and_take_the_values_of_each_step_there():
-    source = small_model("gpt2")
-    plan, config = plan_of(source, {"hidden_size": 80}, {"width": "fpi", "norm_statistics": "weighted"})
-    grown = loaded(grown_tensors(plan, source), config)
+    plan, grown = copied(small_model("gpt2"), 80, {"width": "fpi"})
     residual = plan.maps["residual"]
     norms = WeightedNorms(grown, plan.graph, residual, 10)
     copies = []
