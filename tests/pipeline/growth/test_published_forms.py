@@ -1,5 +1,8 @@
 """The forms in which others leave a model: under another head or none, under wrappers, in shards; against their own model."""
 
+import operator
+from functools import partial
+
 import pytest
 import torch
 import transformers
@@ -170,10 +173,6 @@ def test_without_a_class_the_names_say_whether_there_was_a_head(tmp_path, family
     assert open_source(tmp_path).config.tie_word_embeddings is tied
 
 
-def before(prefix):
-    return lambda name: prefix + name
-
-
 def inside(name):
     """As FSDP and activation checkpointing wrap each layer."""
     for list_name in ("layers.", "h.", "layer."):
@@ -184,19 +183,10 @@ def inside(name):
     return name
 
 
-WRAPPED = {
-    "_orig_mod.": before("_orig_mod."),
-    "module.": before("module."),
-    "_fsdp_wrapped_module.": before("_fsdp_wrapped_module."),
-    "module._orig_mod.": before("module._orig_mod."),
-    "_orig_mod.module.module.": before("_orig_mod.module.module."),
-    "model.": before("model."),
-    "model.model.": before("model.model."),
-    "module.model.": before("module.model."),
-    "_forward_module.model._orig_mod.": before("_forward_module.model._orig_mod."),
-    "within": inside,
-    "within and before": lambda name: "module." + inside(name),
-}
+PREFIXES = ("_orig_mod.", "module.", "_fsdp_wrapped_module.", "module._orig_mod.", "_orig_mod.module.module.")
+PREFIXES += ("model.", "model.model.", "module.model.", "_forward_module.model._orig_mod.")
+WRAPPED = {prefix: partial(operator.add, prefix) for prefix in PREFIXES}
+WRAPPED |= {"within": inside, "within and before": lambda name: "module." + inside(name)}
 
 
 @pytest.mark.parametrize("wrapped", WRAPPED)
