@@ -19,7 +19,11 @@ class Step(StrictModel):
     """
 
     name: ClassVar[str]
-    """By which a configuration names it."""
+    """By which a configuration names it; each class gives its own, as `class Length(Step, name="length")`."""
+
+    def __init_subclass__(cls, *, name: str, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        cls.name = name
 
     @property
     def libraries(self) -> tuple[str, ...]:

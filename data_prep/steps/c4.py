@@ -1,7 +1,6 @@
 """Step `c4`: lines that are no sentences, and documents with few of them."""
 
 import re
-from typing import ClassVar
 
 from data_prep.steps.base import Step
 from data_prep.text.document import Document
@@ -13,15 +12,13 @@ _ENDS = (".", "?", "!", '"', "'")
 _POLICIES = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
 
 
-class C4(Step):
+class C4(Step, name="c4"):
     """Remove lines that are no sentences, and drop a document with few sentences left, a curly bracket or lorem ipsum.
 
     Raffel et al. 2020, "Exploring the Limits of Transfer Learning" (JMLR 21:140), section 2.2, and the code that made the data
     set, in datatrove's reading (C4QualityFilter), with its names. The list of bad words is not applied, nor is a rule that is
     null or false.
     """
-
-    name: ClassVar[str] = "c4"
 
     max_word_length: PositiveInt | None = 1000
     """A line with a longer word is removed."""

@@ -27,7 +27,7 @@ _PREFIX = "__label__"
 _CENTROIDS = 256 * 4
 
 
-class Classify(Step):
+class Classify(Step, name="classify"):
     """Give a document the probability of a label, and drop it where that is too low or too high.
 
     Joulin et al. 2017, "Bag of Tricks for Efficient Text Classification" (arXiv:1607.01759), by a model of the user's, as
@@ -35,7 +35,6 @@ class Classify(Step):
     and that word are read as blanks.
     """
 
-    name: ClassVar[str] = "classify"
     libraries: ClassVar[tuple[str, ...]] = ("fasttext-predict",)
 
     model: str

@@ -1,15 +1,11 @@
 """Step `deduplicate`: the place of deduplication among the steps."""
 
-from typing import ClassVar
-
 from data_prep.steps.base import Step
 from data_prep.text.document import Document
 
 
-class Deduplicate(Step):
+class Deduplicate(Step, name="deduplicate"):
     """Deduplication, as `dedupe` and `dedupe_spans` ask for it: steps behind it see only what stays."""
-
-    name: ClassVar[str] = "deduplicate"
 
     def __call__(self, document: Document) -> None:
         """Do nothing: which documents are copies is decided with all of them at hand."""

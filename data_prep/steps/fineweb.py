@@ -1,7 +1,5 @@
 """Step `fineweb`: documents that are lists, menus or templates."""
 
-from typing import ClassVar
-
 from data_prep.steps.base import Share, Step
 from data_prep.steps.gopher_repetition import duplicates
 from data_prep.text.document import Document
@@ -10,15 +8,13 @@ from data_prep.words.punctuation import TERMINAL
 from pipeline.common.config import NonNegative, PositiveInt
 
 
-class FineWeb(Step):
+class FineWeb(Step, name="fineweb"):
     """Drop a document whose lines do not end as sentences do, are short, repeat each other, or hold few words.
 
     Penedo et al. 2024, "The FineWeb Datasets" (arXiv:2406.17557), section 3.6, with the thresholds and names of the code that
     made the data set (datatrove's FineWebQualityFilter): the paper gives 0.1 for `char_duplicates_ratio`, and does not mention
     `new_line_ratio`. A rule that is null is not applied.
     """
-
-    name: ClassVar[str] = "fineweb"
 
     line_punct_thr: Share | None = 0.12
     """Fewest lines that end with a mark that ends sentences."""

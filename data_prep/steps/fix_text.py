@@ -9,14 +9,13 @@ from data_prep.text.document import Document
 _CHANGE_ASCII = ("unescape_html", "remove_terminal_escapes", "remove_control_chars", "fix_line_breaks")
 
 
-class FixText(Step):
+class FixText(Step, name="fix_text"):
     """Repair mojibake, as `sÃ³` for `só`, by ftfy (R. Speer, "ftfy", doi:10.5281/zenodo.2591652).
 
     The options are ftfy's, and so are their names. Only those that repair an encoding are on, where ftfy has all of them on:
     quotes stay curly, ligatures and wide characters stay what they are.
     """
 
-    name: ClassVar[str] = "fix_text"
     libraries: ClassVar[tuple[str, ...]] = ("ftfy",)
 
     fix_encoding: bool = True

@@ -2,7 +2,6 @@
 
 import functools
 from collections import Counter
-from typing import ClassVar
 
 from data_prep.steps.base import Share, Step
 from data_prep.text.document import Document
@@ -14,15 +13,13 @@ _BULLETS = ("•", "-")
 _ELLIPSES = ("...", "…")
 
 
-class GopherQuality(Step):
+class GopherQuality(Step, name="gopher_quality"):
     """Drop a document with too few or too many words, or words, lines and symbols as running text does not have them.
 
     Rae et al. 2021, "Scaling Language Models" (arXiv:2112.11446), appendix A.1.1, whose thresholds are the defaults, in
     datatrove's reading (GopherQualityFilter), with its names. Punctuation marks are words too where shares of words are taken,
     but not where words are counted or measured. A rule that is null is not applied.
     """
-
-    name: ClassVar[str] = "gopher_quality"
 
     min_doc_words: PositiveInt | None = 50
     """Fewest words of a document."""

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from typing import ClassVar
 
 from data_prep.steps.base import Share, Step
 from data_prep.text.document import Document
@@ -13,15 +12,13 @@ _PARAGRAPH_END = re.compile(r"\n{2,}")
 _LINE_END = re.compile(r"\n+")
 
 
-class GopherRepetition(Step):
+class GopherRepetition(Step, name="gopher_repetition"):
     """Drop a document of which too much is repeated: lines, paragraphs, n-grams of words.
 
     Rae et al. 2021, "Scaling Language Models" (arXiv:2112.11446), table A1, whose thresholds are the defaults, in datatrove's
     reading (GopherRepetitionFilter), with its names: n-grams and characters are counted in the document as it stands, case and
     punctuation included. A rule that is null is not applied.
     """
-
-    name: ClassVar[str] = "gopher_repetition"
 
     dup_line_frac: Share | None = 0.30
     """Most lines that are copies of an earlier one."""

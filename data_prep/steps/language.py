@@ -11,13 +11,12 @@ from data_prep.text.rejects import OTHER_LANGUAGE, UNCERTAIN_LANGUAGE
 from pipeline.common.errors import UserError
 
 
-class Language(Step):
+class Language(Step, name="language"):
     """Drop documents in other languages; write the language and the model's score into `language` and `language_score`.
 
     The model is fastText's lid.176.
     """
 
-    name: ClassVar[str] = "language"
     libraries: ClassVar[tuple[str, ...]] = (PACKAGE,)
 
     keep: list[Annotated[str, Field(pattern="^[a-z]{2,3}$")]] = []

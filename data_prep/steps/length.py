@@ -1,6 +1,6 @@
 """Step `length`: documents that are too short or too long."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import model_validator
 
@@ -10,10 +10,8 @@ from data_prep.text.rejects import TOO_LONG, TOO_SHORT
 from pipeline.common.config import NonNegativeInt, PositiveInt
 
 
-class Length(Step):
+class Length(Step, name="length"):
     """Drop documents that are shorter or longer than is wanted."""
-
-    name: ClassVar[str] = "length"
 
     min: NonNegativeInt = 1
     """A shorter document is dropped."""

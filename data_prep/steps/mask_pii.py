@@ -3,7 +3,7 @@
 import ipaddress
 import re
 from itertools import cycle
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import Field
 
@@ -30,7 +30,7 @@ _PART_OF_MORE_BEHIND = re.compile(r"[.,:/_-]?\d")
 """libphonenumber also takes a part of a longer number: of a decimal, a version, a time stamp."""
 
 
-class MaskPII(Step):
+class MaskPII(Step, name="mask_pii"):
     """Replace e-mail addresses, public IP addresses and, by choice, phone numbers.
 
     The first two are found as datatrove finds them (PIIFormatter): a version or section number of four parts from 0 to 255
@@ -38,8 +38,6 @@ class MaskPII(Step):
     document. Phone numbers are found by Google's libphonenumber (the package `phonenumbers`): those that are valid by its
     metadata, and grouped as their country groups them or not at all.
     """
-
-    name: ClassVar[str] = "mask_pii"
 
     emails: bool = True
     """Whether e-mail addresses are replaced."""

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from typing import ClassVar, Literal
+from typing import Literal
 
 from data_prep.steps.base import Step
 from data_prep.text.document import Document
@@ -15,10 +15,8 @@ _WIDE_CONTROL = re.compile(rb"\xc2[\x80-\x9f]|\xef\xbb\xbf")
 """U+0080 to U+009F, and U+FEFF, which opens a file or stands where two were joined."""
 
 
-class Normalize(Step):
+class Normalize(Step, name="normalize"):
     """Bring the text into a normal form of Unicode, without control characters and outer white space."""
-
-    name: ClassVar[str] = "normalize"
 
     form: Form = "NFC"
     """The normal form: NFC, or NFKC, which also replaces variants of characters by the common ones."""

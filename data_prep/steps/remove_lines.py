@@ -2,7 +2,7 @@
 
 import re
 from functools import cached_property
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import Field, field_validator
 
@@ -10,10 +10,8 @@ from data_prep.steps.base import Step
 from data_prep.text.document import Document
 
 
-class RemoveLines(Step):
+class RemoveLines(Step, name="remove_lines"):
     """Remove the lines in which one of the regular expressions is found."""
-
-    name: ClassVar[str] = "remove_lines"
 
     patterns: Annotated[list[str], Field(min_length=1)]
     """Regular expressions of Python."""

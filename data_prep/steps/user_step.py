@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from data_prep.steps.base import Step
 from data_prep.text.document import Document
@@ -13,10 +13,8 @@ from data_prep.text.values import NotJsonError, as_json
 from pipeline.common.errors import UserError, one_line
 
 
-class UserStep(Step):
+class UserStep(Step, name="module:Class"):
     """What `module:Class` makes of the options: an object that is called with a Document, as every step is."""
-
-    name: ClassVar[str] = "module:Class"
 
     path: str
     options: dict[str, Any]

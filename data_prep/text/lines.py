@@ -146,11 +146,9 @@ class _Frames(io.RawIOBase):
         self._rest = memoryview(b"")
 
     def readable(self) -> bool:
-        """It is."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill what can be filled; return how many bytes."""
         while not self._rest:
             chunk = next(self._text, None)
             if chunk is None:
@@ -161,7 +159,6 @@ class _Frames(io.RawIOBase):
         return count
 
     def close(self) -> None:
-        """Close the compressed file too."""
         self._file.close()
         super().close()
 

@@ -113,15 +113,21 @@ def split(
     return train, [example for example in examples if group(example) not in chosen], note
 
 
-def load_hub(task: str, wanted: str, data: Sequence[Path], *name: str) -> "datasets.DatasetDict":
-    """Return the hub's data set of that name and configuration; raises UserError, which names the files to put there."""
+def load_hub(
+    task: str, wanted: str, data: Sequence[Path], splits: Sequence[str], *name: str
+) -> "tuple[list[datasets.Dataset], str]":
+    """Return the splits of the hub's data set of that name and configuration, and one digest of them.
+
+    Raises UserError, which names the files to put there.
+    """
     import datasets  # slow to import, and seldom needed
 
     try:
-        return datasets.load_dataset(*name)
+        loaded = datasets.load_dataset(*name)
     except Exception as error:  # the library raises what its network stack does
         below = f"below {', '.join(map(str, data))}" if data else "since no --data folder is given"
         raise UserError(
             f"{task}: {wanted} are not there {below}, and the hub's {'/'.join(name)} is out of reach "
             f"({type(error).__name__}: {one_line(error)}); name the folder that holds them with --data"
         ) from None
+    return [loaded[split] for split in splits], " ".join(loaded[split]._fingerprint for split in splits)

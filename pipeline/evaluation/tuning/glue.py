@@ -119,11 +119,11 @@ class Glue:
 
     def _from_hub(self, data: Sequence[Path]) -> TaskData[Text]:
         wanted = f"{self.folder}/train.tsv and {self.dev[0][1]}.tsv"
-        loaded = load_hub(self.name, wanted, data, _HUB, self.name)
-        stems = [stem.replace("dev", "validation") for _, stem in self.dev]
-        parts = {suffix: self._hub_part(loaded[stem]) for (suffix, _), stem in zip(self.dev, stems, strict=True)}
-        digest = " ".join(loaded[split]._fingerprint for split in ("train", *stems))
-        return TaskData(self._hub_part(loaded["train"]), parts, f"{_HUB}/{self.name}", digest)
+        splits = ["train", *(stem.replace("dev", "validation") for _, stem in self.dev)]
+        loaded, digest = load_hub(self.name, wanted, data, splits, _HUB, self.name)
+        train, *parts = map(self._hub_part, loaded)
+        dev = dict(zip((suffix for suffix, _ in self.dev), parts, strict=True))
+        return TaskData(train, dev, f"{_HUB}/{self.name}", digest)
 
     def _hub_part(self, part: datasets.Dataset) -> list[Text]:
         text, pair = self.hub_columns or self.columns[:2]

@@ -5,7 +5,7 @@ import math
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product, starmap
 from pathlib import Path
 from typing import Any
@@ -78,12 +78,7 @@ def tune(name: str, model_dir: Path, data: Sequence[Path], options: TuningOption
         "seeds": list(options.seeds),
         "searched": "the grid with the first seed, its best point with the others; best epoch of each, all on the scored part",
         "chosen_by": problem.chooses,
-        "chosen": {
-            "learning_rate": best.trial.learning_rate,
-            "batch_size": best.trial.batch_size,
-            "epochs": best.trial.epochs,
-            "best_epochs": [found.epoch for found in outcomes],
-        },
+        "chosen": asdict(best.trial) | {"best_epochs": [found.epoch for found in outcomes]},
         "max_train": options.max_train,
         "max_eval": options.max_eval,
         "max_length": max_length,

@@ -115,17 +115,9 @@ def windows(questions: Sequence[Question], pretrained: Pretrained, max_length: i
             encoding = encoded[number]
             inside = np.array([sequence == 1 for sequence in encoding.sequence_ids])
             characters = np.where(inside[:, None], np.array(encoding.offsets), -1).astype(np.int32)
-            start, end = _answer_tokens(characters, *batch[source].answers[0])
-            made.append(
-                Window(
-                    begin + source,
-                    np.array(encoding.ids, np.int32),
-                    np.array(encoding.type_ids, np.int8),
-                    characters,
-                    start,
-                    end,
-                )
-            )
+            ids, types = np.array(encoding.ids, np.int32), np.array(encoding.type_ids, np.int8)
+            answer = _answer_tokens(characters, *batch[source].answers[0])
+            made.append(Window(begin + source, ids, types, characters, *answer))
     return made
 
 

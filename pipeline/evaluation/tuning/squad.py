@@ -37,10 +37,10 @@ class Squad:
         """
         train, dev = (find(data, f"*{part}-v1.1.json") for part in ("train", "dev"))
         if train is None and dev is None:
-            loaded = load_hub("squad", "train-v1.1.json and dev-v1.1.json", data, _HUB)
-            parts = [_from_hub(loaded[part]) for part in ("train", "validation")]
-            digest = " ".join(loaded[part]._fingerprint for part in ("train", "validation"))
-            return TaskData(parts[0], {"": parts[1]}, _HUB, digest)
+            wanted = "train-v1.1.json and dev-v1.1.json"
+            loaded, digest = load_hub("squad", wanted, data, ("train", "validation"), _HUB)
+            to_train, to_score = map(_from_hub, loaded)
+            return TaskData(to_train, {"": to_score}, _HUB, digest)
         paths = [path for path in (train, dev) if path is not None]
         digest = digest_of(paths)
         source = ", ".join(path.name for path in paths)
@@ -84,13 +84,8 @@ def read_questions(path: Path) -> list[Question]:
 
 
 def _from_hub(part: Any) -> list[Question]:
-    return [
-        Question(
-            row["id"],
-            row["title"],
-            row["question"],
-            row["context"],
-            tuple(zip(row["answers"]["answer_start"], row["answers"]["text"], strict=True)),
-        )
-        for row in part
-    ]
+    questions = []
+    for row in part:
+        answers = tuple(zip(row["answers"]["answer_start"], row["answers"]["text"], strict=True))
+        questions.append(Question(row["id"], row["title"], row["question"], row["context"], answers))
+    return questions

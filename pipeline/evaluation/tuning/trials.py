@@ -102,12 +102,10 @@ class _Counted(TrainerCallback):
         self._meter, self._scores, self._epochs = meter, scores, epochs
 
     def on_step_end(self, *_: object, **__: object) -> None:
-        """Count one of training."""
         self._meter.note = f"epoch {len(self._scores) + 1} of {self._epochs}"
         self._meter.advance(1)
 
     def on_prediction_step(self, *_: object, **__: object) -> None:
-        """Count one of the part that is scored."""
         self._meter.note = f"scoring epoch {len(self._scores) + 1} of {self._epochs}"
         self._meter.advance(1)
 

@@ -17,7 +17,7 @@ from pipeline.commands import task_kinds
 from pipeline.common.errors import UserError
 from pipeline.common.files import locked, write_atomically
 from pipeline.evaluation.models import huggingface_directory
-from pipeline.evaluation.scores import Scored, read_scores
+from pipeline.evaluation.scores import Score, Scored, read_scores
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.inspection import inspect
 from pipeline.growth.sources import open_source
@@ -38,6 +38,24 @@ def evaluate(monkeypatch, capsys):
         except SystemExit as ended:
             status = ended.code
         return status, *capsys.readouterr()
+
+    return run
+
+
+GRID = ("--learning_rates", 1e-3, "--tuning_batch_sizes", 4, "--epochs", 1, "--seeds", 1, "--max_train", 2)
+"""One short training."""
+
+
+@pytest.fixture
+def score(evaluate, data, tmp_path):
+    """Score a model on the first article of wikitext2; return the score and what was printed."""
+
+    def run(model: object, *more: object) -> tuple[Score, str]:
+        out = tmp_path / f"{Path(str(model)).name}.jsonl"
+        words = ("--task", "wikitext2", "--data", data, "--limit", "1", "--out", out)
+        status, printed, error = evaluate("--model", model, *words, *more)
+        assert (status, error) == (0, "")
+        return read_scores(out)[-1], printed
 
     return run
 
@@ -125,15 +143,14 @@ def test_a_runs_models_are_scored_in_the_run(evaluate, finished, data, part, sta
 
 
 def test_a_run_that_is_going_on_is_left_alone_but_scored(evaluate, finished, data, tmp_path):
+    words = ("--model", finished.path, "--task", "ptb", "--data", data)
+    message = "the run is going on, and writes its scores itself; name a file with --out, or wait for it to end"
     with locked(finished.lock, wait=False):
-        status, output, error = evaluate("--model", finished.path, "--task", "ptb", "--data", data)
-        assert (status, output) == (2, "")
-        message = "the run is going on, and writes its scores itself; name a file with --out, or wait for it to end"
-        assert error == f"{finished.path}: {message}\n"
+        assert evaluate(*words) == (2, "", f"{finished.path}: {message}\n")
         assert not finished.scores.exists()
         # Its own file by another name is its own all the same.
-        assert evaluate("--model", finished.path, "--task", "ptb", "--data", data, "--out", finished.scores)[0] == 2
-        assert evaluate("--model", finished.path, "--task", "ptb", "--data", data, "--out", tmp_path / "out.jsonl")[0] == 0
+        assert evaluate(*words, "--out", finished.scores)[0] == 2
+        assert evaluate(*words, "--out", tmp_path / "out.jsonl")[0] == 0
 
 
 def test_what_another_evaluation_writes_meanwhile_stays(evaluate, causal, data, tmp_path, monkeypatch):
@@ -212,10 +229,9 @@ def test_what_one_of_several_refuses_is_refused_before_any_is_scored(
 
 
 def test_a_folder_of_runs_is_told_from_a_model(evaluate, finished, tmp_path):
-    status, _, error = evaluate("--model", tmp_path, "--task", "text:" + __file__)
-    assert status == 2
     message = "neither a run, a checkpoint nor a Hugging Face model, which has a config.json; name one of the runs in it, for"
-    assert error == f"{tmp_path}: {message} instance {finished.path}\n"
+    refused = (2, "", f"{tmp_path}: {message} instance {finished.path}\n")
+    assert evaluate("--model", tmp_path, "--task", "text:" + __file__) == refused
 
 
 def test_the_printed_table_says_what_part_was_scored_and_that_nothing_is_kept(evaluate, causal, data, tmp_path):
@@ -229,8 +245,7 @@ def test_the_printed_table_says_what_part_was_scored_and_that_nothing_is_kept(ev
 
 def test_beside_an_accuracy_stands_that_of_saying_one_class(evaluate, masked, reviews, tmp_path):
     out = tmp_path / "out.jsonl"
-    grid = ("--learning_rates", 1e-3, "--tuning_batch_sizes", 4, "--epochs", 1, "--seeds", 1, "--max_train", 2)
-    status, output, error = evaluate("--model", masked, "--task", "sst2", "--data", reviews, "--out", out, *grid)
+    status, output, error = evaluate("--model", masked, "--task", "sst2", "--data", reviews, "--out", out, *GRID)
     assert status == 0, error
     (score,) = read_scores(out)
     assert score.data["majority"] == 3 / 4
@@ -261,17 +276,9 @@ def _small_vocabulary(directory: Path) -> None:
         (None, ("--task", "wikitext103"), "no file of wikitext103 there; looked for wikitext-103/test.txt, "),
         (None, ("--task", "text:absent.txt"), "absent.txt: no such file; --task text:FILE names a text of your own"),
         (None, ("--task", "ptb", "--data", "absent"), "absent: no such directory; name one with the corpora of the tasks"),
-        (
-            None,
-            ("--task", "ptb", "--out", "absent/scores.jsonl"),
-            "--out: absent is no directory; make it, or name another file",
-        ),
+        (None, ("--task", "ptb", "--out", "absent/scores.jsonl"), "--out: absent is no directory; make it, or name another"),
         (None, ("--task", "ptb", "--window", "0"), "argument --window: 0 is not above 0"),
-        (
-            None,
-            ("--task", "ptb", "--model", "absent"),
-            "absent: no such directory; name a Hugging Face model, a run directory or",
-        ),
+        (None, ("--task", "ptb", "--model", "absent"), "absent: no such directory; name a Hugging Face model, a run directory"),
         (_without_tokenizer, ("--task", "ptb"), "no tokenizer here; put tokenizer.json, vocab.json and merges.txt"),
         (_small_vocabulary, ("--task", "ptb"), "the tokenizer has ids up to 400, and the model's vocab_size is 400; put the"),
     ],
@@ -318,12 +325,11 @@ def test_a_hub_that_does_not_answer_is_one_sentence(evaluate, causal, monkeypatc
         raise ConnectionError("no\nway")
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
-    status, _, error = evaluate("--model", causal, "--task", "lambada")
-    assert status == 2
-    assert error == (
-        "lambada: EleutherAI/lambada_openai does not come from the hub (ConnectionError: no way); name a folder with its files "
-        "as --data (evaluation.data in a recipe)\n"
+    message = (
+        "does not come from the hub (ConnectionError: no way); name a folder with its files as --data (evaluation.data in a"
     )
+    refused = (2, "", f"lambada: EleutherAI/lambada_openai {message} recipe)\n")
+    assert evaluate("--model", causal, "--task", "lambada") == refused
 
 
 @pytest.mark.parametrize("task", ["sst2", "lm_eval:arc_easy"])
@@ -335,21 +341,18 @@ def test_tasks_that_take_whole_models_alone_refuse_partitioning(task):
 
 def test_without_lm_eval_its_tasks_say_what_to_install(evaluate, causal, monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    status, _, error = evaluate("--model", causal, "--task", "lm_eval:hellaswag")
-    assert status == 2
-    assert error == "--task lm_eval:hellaswag: needs the package lm_eval; pip install 'growth-pretraining[harness]'\n"
+    message = "--task lm_eval:hellaswag: needs the package lm_eval; pip install 'growth-pretraining[harness]'\n"
+    assert evaluate("--model", causal, "--task", "lm_eval:hellaswag") == (2, "", message)
 
 
-def test_a_name_on_the_hub_is_scored_as_the_directory_that_it_stands_for(evaluate, causal, data, tmp_path, monkeypatch):
+def test_a_name_on_the_hub_is_scored_as_the_directory_that_it_stands_for(evaluate, score, causal, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = ("--task", "wikitext2", "--data", data, "--limit", "1", "--out")
     with serving(Hub({"someone/causal": {"main": causal}})) as hub:
         ask(monkeypatch, hub.endpoint, tmp_path / "cache")
-        assert evaluate("--model", "someone/causal", *words, tmp_path / "name.jsonl")[0] == 0
-        assert evaluate("--model", causal, *words, tmp_path / "directory.jsonl")[0] == 0
-        status, _, error = evaluate("--model", "someone/causal", "--revision", "none", *words, tmp_path / "name.jsonl")
+        (by_name, _), (by_directory, _) = score("someone/causal"), score(causal)
+        words = ("--revision", "none", "--task", "wikitext2", "--data", data)
+        status, _, error = evaluate("--model", "someone/causal", *words)
         assert status == 2 and "on the Hugging Face hub, someone/causal has no revision 'none'" in error
-    (by_name,), (by_directory,) = (read_scores(tmp_path / f"{kind}.jsonl") for kind in ("name", "directory"))
     assert by_name.model == "someone/causal"
     assert (by_name.model_digest, by_name.metrics) == (by_directory.model_digest, by_directory.metrics)
 
@@ -367,44 +370,34 @@ def of_the_trainer(model: Path, folder: Path) -> Path:
     return place
 
 
-def test_a_checkpoint_of_transformers_trainer_is_scored_with_the_tokenizer_beside_it(evaluate, causal, data, tmp_path):
+def test_a_checkpoint_of_transformers_trainer_is_scored_with_the_tokenizer_beside_it(score, causal, tmp_path):
     place = of_the_trainer(causal, tmp_path)
-    words = ("--task", "wikitext2", "--data", data, "--limit", "1", "--out")
-    status, output, _ = evaluate("--model", place.parent, *words, tmp_path / "checkpoint.jsonl")
-    assert status == 0 and "a checkpoint of transformers' Trainer at step 9 of 20" in output
-    assert evaluate("--model", causal, *words, tmp_path / "directory.jsonl")[0] == 0
-    (checkpoint,), (directory,) = (read_scores(tmp_path / f"{kind}.jsonl") for kind in ("checkpoint", "directory"))
+    (checkpoint, printed), (directory, _) = score(place.parent), score(causal)
+    assert "a checkpoint of transformers' Trainer at step 9 of 20" in printed
     assert (checkpoint.model_digest, checkpoint.metrics) == (directory.model_digest, directory.metrics)
     with huggingface_directory(place) as exported:
         assert (exported / "tokenizer.json").read_bytes() == (causal / "tokenizer.json").read_bytes()
 
 
-def test_of_a_trainers_checkpoint_without_its_deepspeed_files_the_weights_beside_are_scored(evaluate, causal, data, tmp_path):
+def test_of_a_trainers_checkpoint_without_its_deepspeed_files_the_weights_beside_are_scored(score, causal, tmp_path):
     place = of_the_trainer(causal, tmp_path)
     shutil.copy(causal / "model.safetensors", place)
     shutil.rmtree(place / TAG)
-    out = tmp_path / "out.jsonl"
-    status, output, error = evaluate("--model", place, "--task", "wikitext2", "--data", data, "--limit", "1", "--out", out)
-    assert (status, error) == (0, "")
-    assert "is not there; the weights beside it are taken" in output
-    assert read_scores(out)[0].model_digest == inspect(open_source(causal).state, "")
+    scored, printed = score(place)
+    assert "is not there; the weights beside it are taken" in printed
+    assert scored.model_digest == inspect(open_source(causal).state, "")
 
 
 def test_a_trainers_checkpoint_is_fine_tuned_with_the_tokenizer_beside_it(evaluate, masked, reviews, tmp_path):
-    out = tmp_path / "out.jsonl"
-    grid = ("--learning_rates", 1e-3, "--tuning_batch_sizes", 4, "--epochs", 1, "--seeds", 1, "--max_train", 2)
-    place = of_the_trainer(masked, tmp_path)
-    status, _, error = evaluate("--model", place, "--task", "sst2", "--data", reviews, "--out", out, *grid)
+    out, place = tmp_path / "out.jsonl", of_the_trainer(masked, tmp_path)
+    status, _, error = evaluate("--model", place, "--task", "sst2", "--data", reviews, "--out", out, *GRID)
     assert status == 0, error
     assert [score.task for score in read_scores(out)] == ["sst2"]
 
 
-def test_a_checkpoint_without_a_configuration_is_scored_by_the_one_that_is_named(evaluate, causal, data, tmp_path):
+def test_a_checkpoint_without_a_configuration_is_scored_by_the_one_that_is_named(evaluate, score, causal, data, tmp_path):
     place = of_the_trainer(causal, tmp_path)
     (place / "config.json").unlink()
-    words = ("--task", "wikitext2", "--data", data, "--limit", "1", "--out", tmp_path / "out.jsonl")
-    status, _, error = evaluate("--model", place, *words)
+    status, _, error = evaluate("--model", place, "--task", "wikitext2", "--data", data)
     assert status == 2 and "--config" in error
-    status, _, error = evaluate("--model", place, "--config", causal, *words)
-    assert status == 0, error
-    assert read_scores(tmp_path / "out.jsonl")[0].model_digest == inspect(open_source(causal).state, "")
+    assert score(place, "--config", causal)[0].model_digest == inspect(open_source(causal).state, "")
