@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 
 from pipeline.common.built_in import BUILT_IN
 from pipeline.common.errors import UserError
-from pipeline.reproduction.final_loss_results import FinalLossComparison, write_final_losses
+from pipeline.reproduction.final_loss_results import write_final_losses
 from pipeline.reproduction.final_losses import next_runs, write_ended
 from pipeline.reproduction.recorded_ends import RecordedEnd, check_one_text, read_recorded_ends
-from pipeline.reproduction.results import Comparison, write_results
+from pipeline.reproduction.results import write_results
+from pipeline.reproduction.results_page import SuiteRuns
 from pipeline.reproduction.runner import Runner, status_of_runs
 from pipeline.reproduction.suite import Patch
 from pipeline.reproduction.task import Task, all_tasks
@@ -54,12 +55,11 @@ def run(arguments: argparse.Namespace) -> None:
     by_horizon, trunks = _sharing(tasks, {at: tasks.runs_of(suite.methods, seeds, rates, at) for at in suite.horizons})
 
     def write(place: Path, title: str, found: Mapping[str, Sequence[Task]], of: Mapping[float, Runs]) -> None:
+        results = SuiteRuns(suite, title, jobs, rates, sweeps, of, found, recorded)
         if suite.saved_at == "end":
-            write_final_losses(place, FinalLossComparison(suite, title, jobs, rates, sweeps, of, recorded))
+            write_final_losses(place, results)
         else:
-            name = suite.baseline
-            (methods,) = of.values()
-            write_results(place, Comparison(title, jobs, rates[name], sweeps.get(name, {}), found, methods, baseline))
+            write_results(place, results)
 
     for methods in by_horizon.values():
         for seed in seeds:

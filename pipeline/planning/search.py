@@ -66,13 +66,11 @@ class Search:
                 choices = {axis: [kind for kind in self.kinds if kind.axis == axis] for axis in dict.fromkeys(axes)}
                 for chosen in itertools.product(*choices.values()):
                     by_axis = dict(zip(choices, chosen, strict=True))
-                    yield sizes, self._anew(tuple(by_axis[axis] for axis in axes))
-
-    def _anew(self, kinds: tuple[Kind, ...]) -> tuple[Kind, ...]:
-        """The kinds where the first growth is of a given model, whose schedule is over."""
-        if self.question.given is None:
-            return kinds
-        return (replace(kinds[0], traits=(*kinds[0].traits, "schedule anew")), *kinds[1:])
+                    first, *others = (by_axis[axis] for axis in axes)
+                    if given is not None:
+                        # Its own schedule is over.
+                        first = replace(first, traits=(*first.traits, "schedule anew"))
+                    yield sizes, (first, *others)
 
     def _shares(self, sizes: int) -> Iterator[tuple[float, ...]]:
         for last in _LAST:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 from statistics import fmean, stdev
@@ -29,8 +29,8 @@ from pipeline.reproduction.final_losses import (
     saved_by_final_loss,
     write_ended,
 )
-from pipeline.reproduction.recorded_ends import RecordedEnd
 from pipeline.reproduction.results_page import (
+    SuiteRuns,
     diverged_part,
     mean_in_words,
     paragraphs,
@@ -47,30 +47,13 @@ _PALE = 0.25
 """Of a curve beside the marks of its ends."""
 
 _CLEARLY = 0.1
-"""Nats by which a target is to be better than its source's size at as many tokens, for growth to be worth a comparison."""
+"""Nats by which a target is to be better than its source's size at as many tokens, for growth to be worth a runs."""
 
 _AS_MUCH = 0.02
 """By what share of the baseline's compute a run may differ from it and count as one for the same compute."""
 
 _SURE = 2.0
 """Standard errors over seeds by which a difference has to be from 0 before it counts as one."""
-
-
-@dataclass(frozen=True)
-class FinalLossComparison:
-    """A suite's runs, finished or not."""
-
-    suite: Suite
-    title: str
-    jobs: int
-    rates: Mapping[str, float]
-    """By the methods' keys; the baseline's alone where everyone takes it."""
-    sweeps: Mapping[str, Sweep]
-    """Likewise."""
-    horizons: Mapping[float, Mapping[str, Sequence[Task]]]
-    """The runs at each horizon by the methods' titles."""
-    recorded: Mapping[str, RecordedEnd] = field(default_factory=dict)
-    """How runs ended elsewhere, by their names."""
 
 
 @dataclass(frozen=True)
@@ -90,22 +73,24 @@ class _Horizon:
         return float(np.mean([point.spent for point in self.against.values()]))
 
 
-def write_final_losses(directory: Path, comparison: FinalLossComparison) -> None:
+def write_final_losses(directory: Path, runs: SuiteRuns) -> None:
     """Write results.md, ends.jsonl, runs.jsonl, and by horizon report.html and figures, of what has ended.
 
     Raises UserError where a run of the baseline ended without a loss, and where not all runs were of one text.
     """
-    suite = comparison.suite
-    tasks, swept = all_tasks(comparison.horizons), all_tasks(comparison.sweeps)
+    suite = runs.suite
+    tasks, swept = all_tasks(runs.horizons), all_tasks(runs.sweeps)
     # First, since nothing else is worth writing of runs that do not compare.
-    write_ended(directory, [*tasks, *swept], comparison.recorded)
-    parts = _sweep_parts(suite, comparison.sweeps, comparison.rates)
-    for number, methods in comparison.horizons.items():
-        ended = {name: [end_of(task) for task in runs if task.ended and not task.diverged] for name, runs in methods.items()}
+    write_ended(directory, [*tasks, *swept], runs.recorded)
+    parts = _sweep_parts(suite, runs.sweeps, runs.rates)
+    for number, methods in runs.horizons.items():
+        ended = {
+            name: [end_of(task) for task in of_name if task.ended and not task.diverged] for name, of_name in methods.items()
+        }
         ends = {name: of_name for name, of_name in ended.items() if of_name}
         # A seed whose runs all diverged has not come to the baseline's loss.
         seeds = {name: [task.recipe.seed for task in methods[name] if task.ended] for name in ends}
-        baseline = suite.methods[suite.baseline].title
+        baseline = runs.baseline
         if baseline not in ends:
             continue
         against = _of_baseline(ends[baseline])
@@ -119,7 +104,7 @@ def write_final_losses(directory: Path, comparison: FinalLossComparison) -> None
         parts += [_as_markdown(_saved_grid(horizon)), _as_markdown(_ends_grid(horizon)), paragraphs("saved_by_ends")]
         parts += _frontier_parts(suite, horizon)
         _write_report(directory if len(suite.horizons) == 1 else directory / f"horizon-{number:g}", horizon)
-    write_page(directory, comparison.title, comparison.jobs, [*tasks, *swept], [*parts, *diverged_part(tasks)])
+    write_page(directory, runs.title, runs.jobs, [*tasks, *swept], [*parts, *diverged_part(tasks)])
     _write_runs(directory / "runs.jsonl", [*((task, False) for task in tasks), *((task, True) for task in swept)])
 
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
@@ -14,7 +13,7 @@ from pipeline.report.page import build
 from pipeline.report.prose import table
 from pipeline.report.recorded import read_run
 from pipeline.report.savings import percent
-from pipeline.reproduction.results_page import diverged_part, mean_in_words, percents, write_page, write_report
+from pipeline.reproduction.results_page import SuiteRuns, diverged_part, mean_in_words, percents, write_page, write_report
 from pipeline.reproduction.task import Task, all_tasks
 from pipeline.reproduction.tasks import swept_losses
 
@@ -22,30 +21,14 @@ _SHARES = (0.25, 0.5, 0.75, 1.0)
 """Of the baseline's compute, at which all methods' losses are compared."""
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Runs that belong together, finished or not."""
-
-    title: str
-    jobs: int
-    """Runs that share the machine at a time."""
-    rate: float
-    sweep: Mapping[float, Sequence[Task]]
-    sources: Mapping[str, Sequence[Task]]
-    """By their names."""
-    methods: Mapping[str, Sequence[Task]]
-    """By their titles."""
-    baseline: str
-    """The title of one of them."""
-
-
-def write_results(directory: Path, comparison: Comparison) -> None:
+def write_results(directory: Path, runs: SuiteRuns) -> None:
     """Write results.md, report.html and the figures of all methods of which a run has ended.
 
     Raises UserError where a run of the baseline ended without a loss.
     """
-    methods = _ended(comparison.methods)
-    (baseline,) = (method for method in methods if method.name == comparison.baseline)
+    (tasks_of,) = runs.horizons.values()
+    methods = _ended(tasks_of)
+    (baseline,) = (method for method in methods if method.name == runs.baseline)
     for run in baseline.runs:
         if run.final_loss is None:
             raise UserError(
@@ -55,14 +38,14 @@ def write_results(directory: Path, comparison: Comparison) -> None:
     page = build([(method.name, run) for method in methods for run in method.runs], baseline.name)
     write_report(directory, page.plots, page.html)
     parts = [
-        _sweep_table(comparison.rate, comparison.sweep),
-        _sources_table(_ended(comparison.sources), baseline),
+        _sweep_table(runs.rates[runs.suite.baseline], runs.sweeps.get(runs.suite.baseline, {})),
+        _sources_table(_ended(runs.sources), baseline),
         _methods_table(methods, baseline),
-        *diverged_part(task for tasks in comparison.methods.values() for task in tasks),
+        *diverged_part(all_tasks(runs.horizons)),
         _losses_table(methods, baseline),
     ]
-    tasks = all_tasks({"sweep": comparison.sweep, "sources": comparison.sources, "methods": comparison.methods})
-    write_page(directory, comparison.title, comparison.jobs, tasks, parts)
+    tasks = [*all_tasks(runs.sweeps), *all_tasks({"sources": runs.sources}), *all_tasks(runs.horizons)]
+    write_page(directory, runs.title, runs.jobs, tasks, parts)
 
 
 def _ended(tasks: Mapping[str, Sequence[Task]]) -> list[Method]:

@@ -1,7 +1,8 @@
 """results.md: what all suites' pages have alike: by which code runs were made, which diverged, and numbers in words."""
 
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
@@ -10,10 +11,37 @@ from pipeline.common.files import write_atomically
 from pipeline.report import prose
 from pipeline.report.figures import Plot, write_figures, write_rows
 from pipeline.report.methods import spread
-from pipeline.reproduction.task import Task
+from pipeline.reproduction.recorded_ends import RecordedEnd
+from pipeline.reproduction.suite import Suite
+from pipeline.reproduction.task import Sweep, Task
 from pipeline.runs import RunPaths
 
 _REPOSITORY = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class SuiteRuns:
+    """A suite's runs, finished or not."""
+
+    suite: Suite
+    title: str
+    jobs: int
+    """Runs that share the machine at a time."""
+    rates: Mapping[str, float]
+    """By the methods' keys; the baseline's alone where everyone takes it."""
+    sweeps: Mapping[str, Sweep]
+    """Likewise."""
+    horizons: Mapping[float, Mapping[str, Sequence[Task]]]
+    """The runs at each horizon by the methods' titles."""
+    sources: Mapping[str, Sequence[Task]] = field(default_factory=dict)
+    """By their names."""
+    recorded: Mapping[str, RecordedEnd] = field(default_factory=dict)
+    """How runs ended elsewhere, by their names."""
+
+    @property
+    def baseline(self) -> str:
+        """The title of the method from scratch."""
+        return self.suite.methods[self.suite.baseline].title
 
 
 def write_page(directory: Path, title: str, jobs: int, tasks: Sequence[Task], parts: Sequence[list[str]]) -> None:

@@ -184,30 +184,24 @@ def _suffix(horizon: float, length: float | None) -> str:
 
 def swept_losses(sweep: Sweep) -> dict[float, list[float]]:
     """Return the final held-out losses of each rate's runs; infinity for a run without one."""
-    return {rate: [_last_loss(task) for task in tasks] for rate, tasks in sweep.items()}
-
-
-def _last_loss(task: Task) -> float:
-    loss = None if task.diverged else end_of(task).loss
-    return math.inf if loss is None else loss
-
-
-def best_rate(sweep: Sweep) -> float | None:
-    """Return the rate with which a method ended lowest; None where with none all runs have a loss."""
-    means = {rate: fmean(losses) for rate, losses in swept_losses(sweep).items()}
-    best = min(means, key=means.__getitem__)
-    return None if math.isinf(means[best]) else best
+    losses = {rate: [None if task.diverged else end_of(task).loss for task in tasks] for rate, tasks in sweep.items()}
+    return {rate: [math.inf if loss is None else loss for loss in of_rate] for rate, of_rate in losses.items()}
 
 
 def best_rates(suite: Suite, sweeps: Mapping[str, Sweep]) -> dict[str, float]:
     """Return the rate of each method that was swept, of those for which there is one; raises UserError for the baseline."""
     if not sweeps:
         return {suite.baseline: suite.rates[0]}
-    found = {name: best_rate(sweep) for name, sweep in sweeps.items()}
-    if found[suite.baseline] is None:
+    found = {}
+    for name, sweep in sweeps.items():
+        means = {rate: fmean(losses) for rate, losses in swept_losses(sweep).items()}
+        best = min(means, key=means.__getitem__)
+        if not math.isinf(means[best]):
+            found[name] = best
+    if suite.baseline not in found:
         runs = next(iter(sweeps[suite.baseline].values()))[0].run.parent
         raise UserError(f"{runs}: with no rate of the sweep did all runs end with a loss; lower the suite's rates")
-    return {name: rate for name, rate in found.items() if rate is not None}
+    return found
 
 
 def planned(recipe: Recipe, ds_config: Path) -> Planned:

@@ -140,19 +140,15 @@ def _tokens(directory: Path, sentence: str, plan: GrowthPlan, most: int) -> tupl
 
 def _chosen(plan: GrowthPlan, origins: list[list[HeadOrigin]], options: AttentionOptions) -> tuple[list[int], list[int]]:
     """Return the target's layers and heads to show; raises UserError for one that it has not."""
+    kept, added = ([n for n, origin in enumerate(plan.layers) if origin.added == new] for new in (False, True))
+    layers = options.layers or sorted({kept[0], kept[len(kept) // 2], kept[-1], *added[:1]})
     # The layers that the source has are made alike; the first is one of them.
-    layers, heads = options.layers or _default_layers(plan), options.heads or _default_heads(origins[0])
+    heads = options.heads or _default_heads(origins[0])
     for what, chosen, count in (("layer", layers, len(origins)), ("head", heads, len(origins[0]))):
         for number in chosen:
             if not 0 <= number < count:
                 raise UserError(f"--{what}s: {number} is no {what} of the target, which has {what}s 0 to {count - 1}")
     return list(dict.fromkeys(layers)), list(dict.fromkeys(heads))
-
-
-def _default_layers(plan: GrowthPlan) -> list[int]:
-    kept = [layer for layer, origin in enumerate(plan.layers) if not origin.added]
-    added = [layer for layer, origin in enumerate(plan.layers) if origin.added]
-    return sorted({kept[0], kept[len(kept) // 2], kept[-1], *added[:1]})
 
 
 def _default_heads(origins: list[HeadOrigin]) -> list[int]:

@@ -25,7 +25,7 @@ MAX_PARAMETERS = 500_000_000
 _SIZES = TargetConfig.model_fields.keys() & {field.name for field in fields(Sizes)}
 
 
-class AbsentError(Exception):
+class AbsentError(UserError):
     """Why something cannot be shown, in a sentence for the page."""
 
 
@@ -67,7 +67,7 @@ def repeat_growth(run: RunPaths) -> RepeatedGrowth:
                 setattr(target, key, certificate["context"][key])
             check_size(target)
             plan = plan_growth(source.config, target, growth, certificate["seed"])
-        except (AbsentError, UserError) as reason:
+        except UserError as reason:
             reasons.append(str(reason))
             continue
         return RepeatedGrowth(number, number == len(certificates), source, target, plan)
@@ -98,9 +98,7 @@ def check_size(config: PretrainedConfig) -> None:
     """Raise AbsentError for a model of more than `MAX_PARAMETERS` parameters."""
     count = graph_of(config).parameters
     if count > MAX_PARAMETERS:
-        raise AbsentError(
-            f"the model has {count:,} parameters, and above {MAX_PARAMETERS:,} attention is looked at only where asked for"
-        )
+        raise AbsentError(f"the model has {count:,} parameters, and attention is shown of models of up to {MAX_PARAMETERS:,}")
 
 
 def _source(run: RunPaths, number: int, certificate: CertificateRecord) -> Source:

@@ -108,9 +108,6 @@ def test_a_last_line_without_its_end_counts_and_two_lines_of_one_run_that_differ
     record.write_text(f"{line}\n{other}\n")
     with pytest.raises(UserError, match=r"another line with the id .* differs"):
         read_entries([record])
-
-
-def test_a_record_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(UserError, match="no such record"):
         read_entries([tmp_path / "nowhere.jsonl"])
 

@@ -219,21 +219,17 @@ def test_the_same_runs_give_the_same_bytes_unique_names_and_nothing_from_elsewhe
     assert not re.findall(r'(?:src|href)="(?!#)', html) and "<script" not in html
 
 
-def test_a_run_without_a_known_utilization_is_left_out_of_its_figure(tmp_path):
-    unknown = replaced(run(tmp_path, "unknown", changes={"train_batch_size": 4}), "metrics.jsonl", '"mfu": 0.3', '"mfu": null')
-    plots = run_figures.step_figures(group([(None, read_run(path)) for path in (run(tmp_path, "known"), unknown)]), None)
-    assert {row["method"] for plot in plots if plot.name == "mfu" for row in plot.rows} == {"known"}
-
-
-def test_how_experts_share_tokens_out_is_shown_of_mixtures_alone(tmp_path):
+def test_what_a_run_has_not_on_record_of_its_steps_is_shown_of_those_alone_that_have_it(tmp_path):
+    """How experts share tokens out of a mixture, and the utilization where it is known."""
     names = {"expert-load-max": 1.75, "expert-load-min": 0.5, "expert-load-entropy": 0.9, "router-aux-loss": 2.5}
     keys = ", ".join(f'"{name.replace("-", "_")}": {value}' for name, value in names.items())
     dense, mixture = run(tmp_path, "dense"), run(tmp_path, "mixture", changes={"train_batch_size": 4})
-    replaced(mixture, "metrics.jsonl", '"mfu": 0.3', f'"mfu": 0.3, {keys}')
+    replaced(mixture, "metrics.jsonl", '"mfu": 0.3', f'"mfu": null, {keys}')
     methods = group([(None, read_run(path)) for path in (dense, mixture)])
-    plots = {plot.name: plot for plot in run_figures.step_figures(methods, None)}
+    rows = {plot.name: plot.rows for plot in run_figures.step_figures(methods, None)}
     for name, value in names.items():
-        assert {(row["method"], row[name]) for row in plots[name].rows} == {("mixture", value)}
+        assert {(row["method"], row[name]) for row in rows[name]} == {("mixture", value)}
+    assert {row["method"] for row in rows["mfu"]} == {"dense"}
     assert not names.keys() & {plot.name for plot in run_figures.step_figures(methods[:1], None)}
 
 

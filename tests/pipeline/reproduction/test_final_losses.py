@@ -11,8 +11,9 @@ import pytest
 from pipeline.planning.record import read_entries
 from pipeline.recipe import Recipe
 from pipeline.reproduction import final_loss_results, results_page
-from pipeline.reproduction.final_loss_results import FinalLossComparison, write_final_losses
+from pipeline.reproduction.final_loss_results import write_final_losses
 from pipeline.reproduction.final_losses import end_of, next_runs, saved_by_final_loss
+from pipeline.reproduction.results_page import SuiteRuns
 from pipeline.reproduction.suite import load_suite
 from pipeline.reproduction.task import Task
 from tests.pipeline.report.recorded_runs import Made, known_source
@@ -102,7 +103,7 @@ def written(tmp_path: Path, monkeypatch, ends: dict[str, list[Task]]) -> str:
     """The results of runs at one horizon, without pages."""
     monkeypatch.setattr(final_loss_results, "_write_report", lambda *_: None)
     suite = load_suite(suite_file(tmp_path, horizons=[1]))
-    write_final_losses(tmp_path / "out", FinalLossComparison(suite, "made up", 1, {"scratch": 1e-3}, {}, {1.0: ends}))
+    write_final_losses(tmp_path / "out", SuiteRuns(suite, "made up", 1, {"scratch": 1e-3}, {}, {1.0: ends}))
     return (tmp_path / "out" / "results.md").read_text()
 
 
@@ -190,7 +191,7 @@ def test_results_have_each_horizon_with_its_frontier_and_a_record_of_all_runs(tm
     later = tmp_path / "later"
     at_four_d = {"from scratch": [scratch(later, 1, 4.0, horizon=4.0)], "longer": [fixed_size(later, 3.9, 4.0)]}
     out = tmp_path / "out"
-    write_final_losses(out, FinalLossComparison(suite, "made up", 1, rates, sweeps, {1.0: at_d, 4.0: at_four_d}))
+    write_final_losses(out, SuiteRuns(suite, "made up", 1, rates, sweeps, {1.0: at_d, 4.0: at_four_d}))
     written = (out / "results.md").read_text()
     at_one, at_four = written.split("### Horizon 4")
     table = rows(at_one, "method")

@@ -13,9 +13,10 @@ from pipeline.commands import reproduce
 from pipeline.commands.reproduce import _with_their
 from pipeline.common.errors import UserError
 from pipeline.reproduction import final_loss_results
-from pipeline.reproduction.final_loss_results import FinalLossComparison, write_final_losses
+from pipeline.reproduction.final_loss_results import write_final_losses
 from pipeline.reproduction.final_losses import end_of, recorded_end, write_ended
 from pipeline.reproduction.recorded_ends import read_recorded_ends, settings_of, write_recorded_ends
+from pipeline.reproduction.results_page import SuiteRuns
 from pipeline.reproduction.suite import load_suite
 from pipeline.reproduction.tasks import Tasks
 from tests.end_to_end.conftest import ROOT
@@ -48,7 +49,7 @@ def test_what_ended_elsewhere_is_told_as_what_ended_here(tmp_path, no_pages):
 
         of_all = {name: [at(task) for task in of_one] for name, of_one in finals.items()}
         sweeps = {"scratch": {rate: [at(task) for task in of_one] for rate, of_one in trials.items()}}
-        write_final_losses(out, FinalLossComparison(suite, "made up", 1, {"scratch": 1e-3}, sweeps, {1.0: of_all}))
+        write_final_losses(out, SuiteRuns(suite, "made up", 1, {"scratch": 1e-3}, sweeps, {1.0: of_all}))
         return (out / "results.md").read_text()
 
     here = write(tmp_path / "here", {})
@@ -88,7 +89,7 @@ def test_known_runs_and_the_first_steps_that_they_share_are_not_run(tmp_path):
 def test_results_are_written_where_nothing_has_ended(tmp_path, no_pages):
     suite = load_suite(suite_file(tmp_path))
     tasks = Tasks(suite, tmp_path, None, DS_CONFIG).runs_of(suite.methods, [1], dict.fromkeys(suite.methods, 1e-3))
-    write_final_losses(tmp_path / "out", FinalLossComparison(suite, "made up", 1, {"scratch": 1e-3}, {}, {1.0: tasks}))
+    write_final_losses(tmp_path / "out", SuiteRuns(suite, "made up", 1, {"scratch": 1e-3}, {}, {1.0: tasks}))
     assert (tmp_path / "out" / "ends.jsonl").read_text() == ""
     assert "first of the runs" not in (tmp_path / "out" / "results.md").read_text()
 

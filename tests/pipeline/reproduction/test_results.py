@@ -11,7 +11,9 @@ import pytest
 
 from pipeline.common.errors import UserError
 from pipeline.reproduction import results_page
-from pipeline.reproduction.results import Comparison, write_results
+from pipeline.reproduction.results import write_results
+from pipeline.reproduction.results_page import SuiteRuns
+from pipeline.reproduction.suite import MethodConfig
 from pipeline.reproduction.task import Task
 from pipeline.reproduction.tasks import best_rates
 from tests.pipeline.report.recorded_runs import Made
@@ -58,7 +60,9 @@ def rows(written: str, head: str) -> dict[str, list[str]]:
 
 def results(directory: Path, methods: dict, sources: dict | None = None, jobs: int = 1) -> str:
     """What is written of runs."""
-    write_results(directory, Comparison("made up", jobs, 1e-3, {}, sources or {}, methods, "scratch"))
+    suite = load_suite(SUITES[0])
+    titles = suite.model_copy(update={"methods": {suite.baseline: MethodConfig(title="scratch")}})
+    write_results(directory, SuiteRuns(titles, "made up", jobs, {suite.baseline: 1e-3}, {}, {1.0: methods}, sources or {}))
     return (directory / "results.md").read_text()
 
 

@@ -173,7 +173,7 @@ def test_a_run_that_cannot_be_shown_says_why(tmp_path, what):
 def test_a_large_model_is_not_looked_at(tmp_path, monkeypatch):
     run, _ = finished_run(tmp_path / "run", "gpt2", FPI, DOUBLED)
     monkeypatch.setattr(repeated_growth, "MAX_PARAMETERS", 1000)
-    assert "above 1,000 attention is looked at only" in attention_section(run.path, AttentionOptions())["reason"]
+    assert "attention is shown of models of up to 1,000" in attention_section(run.path, AttentionOptions())["reason"]
 
 
 def test_a_layer_or_a_head_that_is_none_is_refused_and_one_named_twice_is_shown_once(tmp_path):
