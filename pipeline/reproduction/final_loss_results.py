@@ -238,14 +238,8 @@ def _plot(horizon: _Horizon) -> Plot:
         points = [point for same in by_length.values() for point in same]
         axes.plot(*zip(*points, strict=True), color=style.color, linestyle="", marker=".", markersize=3)
         rows += [
-            {
-                "method": name,
-                "run": end.task.name,
-                "seed": end.seed,
-                "flops": point.spent,
-                "of_baseline": point.spent / cost,
-                "loss": point.loss,
-            }
+            {"method": name, "run": end.task.name, "seed": end.seed}
+            | {"flops": point.spent, "of_baseline": point.spent / cost, "loss": point.loss}
             for end, point in ends
         ]
     losses = [row["loss"] for row in rows]

@@ -37,12 +37,14 @@ def write_results(directory: Path, runs: SuiteRuns) -> None:
             )
     page = build([(method.name, run) for method in methods for run in method.runs], baseline.name)
     write_report(directory, page.plots, page.html)
+    # Each of the baseline's runs ended with a loss.
+    cost = fmean(curve.spent[-1] for curve in baseline.settled.curves(COMPUTE))
     parts = [
         _sweep_table(runs.rates[runs.suite.baseline], runs.sweeps.get(runs.suite.baseline, {})),
-        _sources_table(_ended(runs.sources), baseline),
-        _methods_table(methods, baseline),
+        _sources_table(_ended(runs.sources), baseline, cost),
+        _methods_table(methods, baseline, cost),
         *diverged_part(all_tasks(runs.horizons)),
-        _losses_table(methods, baseline),
+        _losses_table(methods, cost),
     ]
     tasks = [*all_tasks(runs.sweeps), *all_tasks({"sources": runs.sources}), *all_tasks(runs.horizons)]
     write_page(directory, runs.title, runs.jobs, tasks, parts)
@@ -69,17 +71,11 @@ def _sweep_table(rate: float, sweep: Mapping[float, Sequence[Task]]) -> list[str
     return [*table(head, rows), *note]
 
 
-def _sources_table(sources: Sequence[Method], baseline: Method) -> list[str]:
-    spent = _cost(baseline)
-    rows = [
-        [
-            source.name,
-            str(len(source.runs)),
-            mean_in_words(source.final_losses, len(source.runs), "runs"),
-            f"{_spent(source) / spent:.0%}",
-        ]
-        for source in sources
-    ]
+def _sources_table(sources: Sequence[Method], baseline: Method, cost: float) -> list[str]:
+    rows = []
+    for source in sources:
+        loss = mean_in_words(source.final_losses, len(source.runs), "runs")
+        rows.append([source.name, str(len(source.runs)), loss, f"{_spent(source) / cost:.0%}"])
     goal = np.mean(baseline.final_losses)
     as_good = [source.name for source in sources if source.final_losses and np.mean(source.final_losses) <= goal]
     note = f"Of {', '.join(as_good)} the loss is as low as the baseline's: what is saved from there is no saving of growth's."
@@ -89,8 +85,7 @@ def _sources_table(sources: Sequence[Method], baseline: Method) -> list[str]:
     ]
 
 
-def _methods_table(methods: Sequence[Method], baseline: Method) -> list[str]:
-    spent = _cost(baseline)
+def _methods_table(methods: Sequence[Method], baseline: Method, cost: float) -> list[str]:
     rows = []
     for method in methods:
         # Where a method grows several times, the last growth is the one into the target.
@@ -104,7 +99,7 @@ def _methods_table(methods: Sequence[Method], baseline: Method) -> list[str]:
             mean_in_words(starts, len(starts), "runs") if starts else "",
             mean_in_words(method.final_losses, len(method.runs), "runs"),
         ]
-        rows.append([method.name, str(len(method.runs)), *saved, *losses, f"{_spent(method) / spent:.0%}"])
+        rows.append([method.name, str(len(method.runs)), *saved, *losses, f"{_spent(method) / cost:.0%}"])
     head = ["method", "seeds", "compute saved", "seed by seed", "saved, source included"]
     return [
         *table([*head, "loss after growth", "final loss", "compute in all"], rows),
@@ -125,13 +120,9 @@ def _seed_by_seed(method: Method, baseline: Method) -> str:
     return percents(shares)
 
 
-def _losses_table(methods: Sequence[Method], baseline: Method) -> list[str]:
+def _losses_table(methods: Sequence[Method], cost: float) -> list[str]:
     """The losses at equal compute, so that not all hangs on one target; methods that end before have none."""
-    spent = _cost(baseline)
-    rows = []
-    for method in methods:
-        curves = method.curves(COMPUTE)
-        rows.append([method.name, *(_loss_at(curves, share * spent) for share in _SHARES)])
+    rows = [[one.name, *(_loss_at(one.curves(COMPUTE), share * cost) for share in _SHARES)] for one in methods]
     return table(["held-out loss after", *(f"{share:.0%} of the baseline's compute" for share in _SHARES)], rows)
 
 
@@ -140,11 +131,6 @@ def _loss_at(curves: Sequence, spent: float) -> str:
     if not all(curve.spent and curve.spent[0] <= spent <= 1.001 * curve.spent[-1] for curve in curves):
         return "–"
     return f"{np.mean([np.interp(spent, curve.spent, curve.losses) for curve in curves]):.4f}"
-
-
-def _cost(baseline: Method) -> float:
-    """What the baseline's runs, each of which ended with a loss, spent in the mean."""
-    return fmean(curve.spent[-1] for curve in baseline.settled.curves(COMPUTE))
 
 
 def _spent(method: Method) -> float:
