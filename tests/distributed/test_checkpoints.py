@@ -99,9 +99,9 @@ def test_what_is_read_is_what_deepspeed_gathers(request, layout):
 @pytest.fixture
 def copied(written, tmp_path):
     """A checkpoint of three ranks' that may be spoilt, without the digests that would tell at once."""
-    shutil.copytree(written[0] / "zero3" / "step-00000004", tmp_path / "tag")
-    (tmp_path / "tag" / FILES).unlink()
-    return tmp_path / "tag"
+    tag = shutil.copytree(written[0] / "zero3" / "step-00000004", tmp_path / "tag")
+    (tag / FILES).unlink()
+    return tag
 
 
 OPTIMIZER_FILE = "zero_pp_rank_1_mp_rank_00_optim_states.pt"
@@ -211,11 +211,9 @@ def test_the_newest_whole_checkpoint_is_taken_and_the_damaged_file_named_at_any_
         shutil.copytree(whole, folders[name] / "step-00000006.partial")
         (folders[name] / "latest").write_text("step-00000004\n")
         damage(folders[name] / "step-00000004")
-    folders["all"] = tmp_path / "all"
-    shutil.copytree(folders["flipped"], folders["all"])
+    folders["all"] = shutil.copytree(folders["flipped"], tmp_path / "all")
     DAMAGES["truncated"](folders["all"] / "step-00000002")
-    folders["gone"] = tmp_path / "gone"
-    shutil.copytree(folders["flipped"], folders["gone"])
+    folders["gone"] = shutil.copytree(folders["flipped"], tmp_path / "gone")
     shutil.rmtree(folders["gone"] / "step-00000004")
     folders["none"] = tmp_path / "none"
     folders["none"].mkdir()
