@@ -129,7 +129,7 @@ def test_a_shard_of_an_earlier_version_is_compared_while_steps_run_and_the_steps
     flip(path, PLACE)
     sentence, _ = run(recipe, "stages=[{name: full, steps: 10000}]", sampled=True, after=7)
     message = f"{path}: its bytes are not those that were prepared; put the file back, or prepare the text again; steps 1 to "
-    assert sentence.startswith(message) and "remove the checkpoints of steps beyond 0 before" in sentence
+    assert sentence.startswith(message) and "remove the checkpoints of steps beyond 0, and start" in sentence
     last = int(sentence.removeprefix(message).split()[0])
     assert 7 <= last == len(taken(recipe)) < 10_004
     assert last not in steps(recipe) or last % 50 == 0, "nothing is saved that would not have been"
@@ -140,7 +140,7 @@ def test_a_run_does_not_end_well_before_all_is_compared_that_it_may_have_used(re
     flip(recipe.parent / SHARD, PLACE)
     # Days for the shard, unless it hurries at the end.
     sentence, _ = run(recipe, "stages=[{name: full, steps: 2}]", sampled=True, rate=1)
-    assert "; steps 1 to 6 may have been trained on it: remove the checkpoints of steps beyond 0 " in sentence
+    assert "; steps 1 to 6 may have been trained on it: remove the checkpoints of steps beyond 0, and start" in sentence
     assert not (recipe.parent / "run" / "model").exists()
 
 
