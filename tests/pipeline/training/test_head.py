@@ -66,7 +66,7 @@ def made(tiny_model, family, way, tied=True, dtype=torch.float64):
     return plain, other
 
 
-@pytest.mark.parametrize(("family", "way", "rows"), cases())
+@pytest.mark.parametrize(("family", "way", "rows"), [*cases()])
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_losses_and_gradients_are_those_of_the_plain_model(tiny_model, monkeypatch, family, tied, way, rows):
     monkeypatch.setattr(head, "_CHUNK", rows * VOCAB)
