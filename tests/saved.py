@@ -11,7 +11,8 @@ class _Kept:
     """One tensor that a graph holds; it is gone as soon as the graph is."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
-        self.tensor = tensor
+        # With its graph, which holds this object, it would never be freed: Python does not see such a circle.
+        self.tensor = tensor.detach()
 
 
 def saved_bytes(model: nn.Module, forward: Callable[[], object]) -> int:
