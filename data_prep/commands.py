@@ -55,7 +55,7 @@ def work(arguments: argparse.Namespace) -> int:
         show_messages(first=workers.rank == 0)
         _carry_out(arguments, workers)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr, flush=True)
+        print("the preparation was stopped; start the same command again to continue it", file=sys.stderr, flush=True)
         status = EXIT_INTERRUPTED
     except BrokenPipeError:
         # Whoever read the output has had enough of it.

@@ -163,11 +163,11 @@ class _Frames(io.RawIOBase):
         super().close()
 
     def _decompressed(
-        self, file: BinaryIO, begun: Callable[[], "_Stream"], input_range: InputRange, *, padded: bool
+        self, file: BinaryIO, new_stream: Callable[[], "_Stream"], input_range: InputRange, *, padded: bool
     ) -> Iterator[bytes]:
         # The libraries' own files take a stream that breaks off (zstandard), or garbage behind one (bz2, lzma), for the end of
         # the file: only the streams show it.
-        stream = begun()
+        stream = new_stream()
         place, length = input_range.start, 0
         while chunk := file.read(_COMPRESSED_CHUNK):
             place += len(chunk)
@@ -181,7 +181,7 @@ class _Frames(io.RawIOBase):
                                 f"no frame begins at byte {input_range.stop}, where one began when the plan was made"
                             )
                         self.stop = length + 1
-                    stream = begun()
+                    stream = new_stream()
                 text = stream.decompress(chunk, _CHUNK)
                 length += len(text)
                 yield text

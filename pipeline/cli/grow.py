@@ -49,7 +49,7 @@ def parse() -> argparse.Namespace:
         if field.annotation is bool:
             choices = ("true", "false")
         described = field.description or ""
-        # Of what is none of these the description says what happens without the option.
+        # Of other options the description says what happens without the option.
         if isinstance(field.default, str | float | int | list):
             described += f" (default: {str(field.default).lower()})"
         growth.add_argument(f"--{name}", choices=choices, metavar=None if choices else "X", help=described.replace("%", "%%"))

@@ -33,7 +33,11 @@ def parse() -> argparse.Namespace:
     add("--text", nargs="+", metavar="GLOB", help="documents (default: those inside the Python environment)")
     add("--heldout_text", nargs="+", metavar="GLOB", help="held-out documents (default: a share of the text)")
     add("--shards", type=Path, metavar="DIR", help="prepared shards, with their tokenizer, in place of text")
-    add("--minutes", type=float, help="have the runs in hand save and stop after so long; the same command goes on")
+    add(
+        "--minutes",
+        type=float,
+        help="have the runs save and stop after so many minutes; the same command then continues",
+    )
     known = "ends.jsonl of the same suite, made elsewhere: the runs in it are not run again"
     add("--known", type=Path, nargs="+", metavar="FILE", help=known)
     add("--jobs", type=int, help="runs at a time (default: the suite's)")

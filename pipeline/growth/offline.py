@@ -175,14 +175,14 @@ class OfflineGrowth:
             raise UserError("world_size: a Hugging Face directory has no ranks; leave it out, or name zero3 as the format")
         self._check_room()
         try:
-            with whole_directory(request.output) as aside:
+            with whole_directory(request.output) as temporary:
                 # Another growth may have put its own there while the source was opened.
                 _check_absent(request.output)
                 # Both beside the writing: what is written is not there before they have ended well.
                 looked = Background(self._looked_through)
                 compared = Background(lambda: compare(self.source, self.plan, self.target))
                 try:
-                    self._write(aside, record, looked)
+                    self._write(temporary, record, looked)
                     digests = looked.result()
                 except UserError:
                     # A process that ends while a thread of its is inside torch is aborted.
@@ -191,9 +191,9 @@ class OfflineGrowth:
                     looked.result()
                     raise
                 certificate = self._certificate(digests, compared.result())
-                write_json(aside / CERTIFICATE, certificate)
+                write_json(temporary / CERTIFICATE, certificate)
                 for name, text in beside(certificate).items():
-                    (aside / name).write_text(text, encoding="utf-8")
+                    (temporary / name).write_text(text, encoding="utf-8")
                 # Whatever has come there meanwhile is not ours to replace.
                 _check_absent(request.output)
         except OSError as error:

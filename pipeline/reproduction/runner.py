@@ -28,7 +28,7 @@ def status_of_runs(work: Callable[..., None], *arguments: object) -> int:
     try:
         return status_of(work, *arguments)
     except Stopped:
-        print("stopped; start the same command again to go on", file=sys.stderr)
+        print("the runs were stopped; start the same command again to continue them", file=sys.stderr)
         return EXIT_STOPPED
 
 
@@ -89,7 +89,7 @@ class Runner:
                         # It may have entered the table too late to be stopped by it.
                         process.send_signal(signal.SIGTERM)
                 time.sleep(_POLL_SECONDS)
-                for process, (task, begun) in list(self._running.items()):
+                for process, (task, started) in list(self._running.items()):
                     if process.poll() is None:
                         continue
                     del self._running[process]
@@ -101,7 +101,7 @@ class Runner:
                     elif process.returncode != 0:
                         failed.append((task, process.returncode))
                         continue
-                    seconds, left = time.monotonic() - begun, len(waiting) + len(self._running)
+                    seconds, left = time.monotonic() - started, len(waiting) + len(self._running)
                     end = "diverged" if diverged else "done"
                     logger.info("%s: %s in %.0f s, %d to go here", task.name, end, seconds, left)
         finally:
@@ -112,8 +112,8 @@ class Runner:
         if failed:
             task, status = failed[0]
             raise UserError(
-                f"{task.log}: the run {task.name} ended with status {status}; the log says why; once that is "
-                "corrected the same command goes on"
+                f"{task.log}: the run {task.name} ended with status {status}; the log says why; correct that "
+                "and start the same command again to continue"
             )
         if self._stopping:
             raise Stopped

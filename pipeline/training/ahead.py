@@ -14,25 +14,25 @@ class Ahead(Generic[Request, Result]):
     def __init__(self, work: Callable[[Request], Result]) -> None:
         self._work = work
         self._thread = ThreadPoolExecutor(1, "next batch")
-        self._begun: tuple[Request, Future[Result]] | None = None
+        self._started: tuple[Request, Future[Result]] | None = None
 
     def begin(self, request: Request) -> None:
         """Begin on a request that is likely to come next."""
         self.wait()
-        self._begun = request, self._thread.submit(self._work, request)
+        self._started = request, self._thread.submit(self._work, request)
 
     def take(self, request: Request) -> Result:
         """Return the work of a request, started or not; raises here what it raised."""
         self.wait()
-        begun, self._begun = self._begun, None
-        if begun is None or begun[0] != request:
+        started, self._started = self._started, None
+        if started is None or started[0] != request:
             return self._work(request)
-        return begun[1].result()
+        return started[1].result()
 
     def wait(self) -> None:
         """Wait until no work runs."""
-        if self._begun is not None:
-            wait([self._begun[1]])
+        if self._started is not None:
+            wait([self._started[1]])
 
     def close(self) -> None:
         """Wait for the work that runs, and end the thread; what was started can still be taken."""

@@ -403,7 +403,7 @@ def test_an_interrupted_run_says_how_to_go_on(config, output):
     next(line for line in process.stdout if line.startswith("data: clean"))
     process.send_signal(signal.SIGINT)
     _, message = process.communicate(timeout=30)
-    assert process.returncode == 130 and message == "stopped; the same command goes on\n"
+    assert process.returncode == 130 and message == "the preparation was stopped; start the same command again to continue it\n"
     refused(ALONE, "inspect", output, says="started and not finished")
 
 

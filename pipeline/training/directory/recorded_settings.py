@@ -97,12 +97,12 @@ class RecordedSettings:
             return f"go on with {what} of its run, or start from it in another run_dir, by source.path={self.origin}"
         return f"name another run_dir, or go on with {what} it was started with"
 
-    def _check_lengths(self, begun_with: Recipe, recipe: Recipe, saved: TrainState | None) -> None:
+    def _check_lengths(self, started_with: Recipe, recipe: Recipe, saved: TrainState | None) -> None:
         """Raise UserError where a stage has become shorter, is counted otherwise, or is longer though it is over.
 
         Likewise where one that was trained is not trained any more, or the other way round.
         """
-        before, now, reached = lengths(begun_with), lengths(recipe), 0
+        before, now, reached = lengths(started_with), lengths(recipe), 0
         for name in before.keys() & now.keys():
             if (before[name] is None) != (now[name] is None):
                 was, is_now = (

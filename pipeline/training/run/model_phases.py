@@ -59,7 +59,7 @@ def train_models(run: RunContext, loop: LoopContext, saved: TrainState | None) -
             if resumed is not None:
                 model, certification = _resumed(run, resumed), Certification()
             else:
-                model, certification = _begun(run, loop, phase, source, digest)
+                model, certification = _started(run, loop, phase, source, digest)
             with closing(model), closing(certification):
                 final = Trainer(phase.number, model, loop, certification).train()
         else:
@@ -88,7 +88,7 @@ def _resumed(run: RunContext, saved: TrainState) -> TrainedModel:
     return model
 
 
-def _begun(
+def _started(
     run: RunContext, loop: LoopContext, phase: ModelPhase, source: Source, digest: Background[str] | None
 ) -> tuple[TrainedModel, Certification]:
     """Return the model that a phase begins with: the source itself, or what it is grown into; and what certifies that.

@@ -347,7 +347,9 @@ FORMS: dict[str, Form] = {
         lambda: ROBERTA | {"added_tokens.json": {"<new>": len(ROBERTA["vocab.json"])}} | _ROBERTA_MAP | config("roberta")
     ),
     "bert slow": Form(lambda: UNCASED | config("bert")),
-    "bert slow, told": Form(lambda: UNCASED | tokenizer_config(do_lower_case=True, model_max_length=512) | config("bert")),
+    "bert slow, with length": Form(
+        lambda: UNCASED | tokenizer_config(do_lower_case=True, model_max_length=512) | config("bert")
+    ),
     "bert slow, class alone": Form(lambda: UNCASED | _BERT_CLASS | _BERT_MAP),
     "bert slow, cased": Form(lambda: CASED | tokenizer_config(do_lower_case=False) | config("bert")),
     "bert slow, cased, class alone": Form(lambda: CASED | _CASED_CLASS | _BERT_MAP),

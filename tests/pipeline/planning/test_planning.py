@@ -260,7 +260,7 @@ def test_a_target_off_the_frontier_is_told_first():
     # On few tokens one layer alone is as good for less; on many it never gets there.
     few = page.to_markdown(answered(600 * STEP))
     assert re.search(r"\*\*The target is not worth training on .* tokens: \d+x32 alone, trained for [\d,]+ steps", few)
-    assert "0.001 (9 configurations), 0.002 (3 configurations). The recipe's rate is 0.004, which is none of these" in few
+    assert "0.001 (9 configurations), 0.002 (3 configurations). The recipe's rate is 0.004, which none of these runs had" in few
     many = answered(400_000 * STEP)
     assert not many.fixed or many.fixed[0].schedule.flops > many.predictor.question.scratch_flops
     assert "is not worth training" not in page.to_markdown(many)
