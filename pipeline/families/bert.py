@@ -37,13 +37,20 @@ class LayerNames(NamedTuple):
 
 
 _BERT_LAYER = LayerNames(
-    ("attention.self.query", "attention.self.key", "attention.self.value"),
-    *("attention.output.dense", "attention.output.LayerNorm"),
-    *("intermediate.dense", "output.dense", "output.LayerNorm"),
+    query_key_value=("attention.self.query", "attention.self.key", "attention.self.value"),
+    mixed="attention.output.dense",
+    mixed_norm="attention.output.LayerNorm",
+    up="intermediate.dense",
+    down="output.dense",
+    norm="output.LayerNorm",
 )
 _DISTILBERT_LAYER = LayerNames(
-    ("attention.q_lin", "attention.k_lin", "attention.v_lin"),
-    *("attention.out_lin", "sa_layer_norm", "ffn.lin1", "ffn.lin2", "output_layer_norm"),
+    query_key_value=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+    mixed="attention.out_lin",
+    mixed_norm="sa_layer_norm",
+    up="ffn.lin1",
+    down="ffn.lin2",
+    norm="output_layer_norm",
 )
 
 

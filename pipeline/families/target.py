@@ -239,6 +239,7 @@ def _rounded(key: str, old: Sizes, new: Sizes, named: TargetConfig) -> str:
 
 
 def _heads(family: Family, old: Sizes, target: TargetConfig, hidden: int, where: str) -> tuple[int, int]:
+    """Return the number of query heads and their dimension."""
     head_dim = target.head_dim or old.head_dim
     if family.own_head_dim:
         heads, rest = divmod(old.num_attention_heads * hidden, old.hidden_size)

@@ -400,7 +400,8 @@ class Derivation:
         self.maps[linear.weight] = (columns, out) if linear.transposed else (out, columns)
         if linear.bias is not None:
             self.maps[linear.bias] = (out,)
-        if not self.rules.operator.zero_output_units and out.reads_next_layer:
+        # What new heads and units read is of no account where they write nothing; new channels of the stream are read.
+        if out.reads_next_layer and (RESIDUAL in linear.out.ports or not self.rules.operator.zero_output_units):
             self._break(linear.weight, Break("next_layer"))
         return self._product(linear.weight, linear.into, x, columns)
 

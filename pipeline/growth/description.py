@@ -34,9 +34,12 @@ def describe(plan: GrowthPlan, name: str) -> str:
     maps, sizes = plan.index_maps[name], plan.source_graph.sizes
     parts = []
     for axis, each in zip(tensor.axes, maps, strict=True):
-        made = f"{axis.parts[0].ports[0]} {axis.size(sizes)} -> {len(each)}"
-        stretched = "positions" in axis.ports and plan.stretches(tensor)
-        parts.append(f"{made}: stretched, each between its two old neighbours" if stretched else _words(made, each))
+        port, stretched = axis.parts[0].ports[0], "positions" in axis.ports and plan.stretches(tensor)
+        if each.is_identity and not stretched:
+            parts.append(f"{port} unchanged")
+        else:
+            made = "stretched, each between its two old neighbours" if stretched else _words(each)
+            parts.append(f"{port} {axis.size(sizes)} -> {len(each)}: {made}")
     noise = plan.noise_of(tensor)
     if noise is not None and _reaches(noise, maps):
         parts.append(_NOISE[noise.kind].format(share=f"{noise.share:g}"))
@@ -57,9 +60,7 @@ def _reaches(noise: Noise, maps: Sequence[AxisIndexMap]) -> bool:
     return bool(maps[noise.pair_axis].pairs[1].any())
 
 
-def _words(made: str, each: AxisIndexMap) -> str:
-    if each.is_identity:
-        return f"{made.split()[0]} unchanged"
+def _words(each: AxisIndexMap) -> str:
     again = int((each.copied & each.filled("repeats")).sum())
     parts = [f"{int(each.copied.sum())} copied" + (f" ({again} of them repeat others)" if again else "")]
     if each.reads_next_layer:
@@ -68,4 +69,4 @@ def _words(made: str, each: AxisIndexMap) -> str:
     low, high = float(each.factors.min()), float(each.factors.max())
     if (low, high) != (1.0, 1.0):
         parts.append(f"scaled by {low:.4g}" + (f" to {high:.4g}" if high > low else ""))
-    return f"{made}: {', '.join(parts)}"
+    return ", ".join(parts)

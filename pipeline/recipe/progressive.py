@@ -134,7 +134,8 @@ def as_written(content: Mapping[str, Any]) -> Callable[[str], str]:
     keys[f"stages.{stages[-2]['name']}.grow"] = f"{SECTION}.model"
     # Of a stage's other keys the section has its length.
     keys |= {f"stages.{stage['name']}": SECTION for stage in stages}
-    named = re.compile(rf"\b({'|'.join(map(re.escape, keys))})\b")
+    # No part of a path.
+    named = re.compile(rf"(?<![\w/.-])({'|'.join(map(re.escape, keys))})(?![\w/])")
     return lambda message: named.sub(lambda match: keys[match[0]], message)
 
 

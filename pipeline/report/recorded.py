@@ -94,9 +94,12 @@ class RecordedRun:
 
     @cached_property
     def _by_step(self) -> dict[int, Spent]:
+        spent: dict[int, Spent] = {0: dict.fromkeys(QUANTITIES, 0)}
         seconds = itertools.accumulate(record["seconds"] for record in self.steps)
-        rows = ((one["flops_total"], one["tokens"], one["step"], until) for one, until in zip(self.steps, seconds, strict=True))
-        return {row[2]: dict(zip(QUANTITIES, row, strict=True)) for row in ((0, 0, 0, 0), *rows)}
+        for one, until in zip(self.steps, seconds, strict=True):
+            step = one["step"]
+            spent[step] = {"flops": one["flops_total"], "tokens": one["tokens"], "steps": step, "seconds": until}
+        return spent
 
     def spent(self, step: int) -> Spent:
         """What this run had spent by a step on record, its source's training here included; raises KeyError for others."""

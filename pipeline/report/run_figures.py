@@ -100,7 +100,8 @@ def _limit(axes: Axes, held_out: list[float], training: list[float]) -> float | 
     """Let the axis show all held-out losses and nearly all training ones, not their first fall; return where it cuts."""
     if not held_out and not training:
         return None
-    high, low = max([*held_out, *np.quantile(training, [0.95] * bool(training))]), min([*held_out, *training])
+    nearly_all = [float(np.quantile(training, 0.95))] if training else []
+    high, low = max(held_out + nearly_all), min(held_out + training)
     margin = 0.06 * (high - low) or 0.1
     axes.set_ylim(low - margin, high + margin)
     return high + margin if training and max(training) > high + margin else None

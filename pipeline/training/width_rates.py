@@ -18,7 +18,7 @@ def rate_factor(tensor: Tensor, graph: Model, config: OptimizerConfig) -> float:
     model of the same proportions, whose every fan-in is base_width / hidden_size of this one's; 1 for embeddings and vectors.
     `spectral`: Yang, Simon and Bernstein 2023 (2310.17813), condition 1: updates of spectral norm sqrt(fan_out / fan_in). Those
     of Adam and Lion, whose elements are near 1, have sqrt(fan_out fan_in) before the rate, so that is base_width / fan_in: a
-    matrix that reads base_width channels has the recipe's. Muon's matrices have that norm by `Matrix.parts_of`.
+    matrix that reads base_width channels has the recipe's. Muon's matrices have that norm by `muon_scale`.
     """
     if config.base_width is None or (config.name == "muon" and steps_as_matrix(tensor)):
         return 1.0

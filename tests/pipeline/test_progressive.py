@@ -245,6 +245,8 @@ def test_growths_that_come_to_another_model_are_refused_with_the_plan(model, sec
 def test_messages_of_stages_name_the_sections_keys():
     said = "stages.grow-1.grow.x stages.grow-2.growth.noise stages.grow-3.grow.x stages.size-1.steps final_model"
     expected = "progressive.sizes.x progressive.growth.1.noise progressive.model.x progressive.steps progressive.model"
+    paths = " of runs/final_model/metrics.jsonl and /final_model"
+    said, expected = said + paths, expected + paths
     assert as_written(content(MODEL, growth=[{}, {}, {}]))(said) == expected
 
 

@@ -13,6 +13,8 @@ from pipeline.growth.departure_sentences import SENTENCES
 from pipeline.growth.duplicates import predict_duplicates
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Exactness, exactness, predict
+from pipeline.operators import WIDTH, Stream, Units
+from pipeline.operators.base import Content
 from pipeline.recipe import GrowthConfig, TargetConfig
 from tests.pipeline.growth import check
 
@@ -237,6 +239,15 @@ def test_channels_of_a_head_that_are_not_repeated_alike_under_its_norm_are_found
     monkeypatch.setattr(AxisRules, "heads", faulty)
     plan, moved = grown(case)
     assert "model.layers.0.self_attn.q_norm.weight" in reason_of(plan, "uneven_channels_of_head").cause
+    assert moved > 1e-4
+
+
+def test_channels_of_the_next_layer_are_found_also_where_new_units_write_nothing(monkeypatch):
+    content = Content(Stream.COPY, Units.ZERO_OUTPUT, next_layer=True)
+    operator = dataclasses.replace(WIDTH["aki"], content=lambda options, norms: content)
+    monkeypatch.setitem(WIDTH, "aki", operator)
+    plan, moved = grown(Case("", "gpt2", {"hidden_size": 128}, {"width": "aki"}))
+    assert reason_of(plan, "next_layer").tensor in plan.tensors
     assert moved > 1e-4
 
 

@@ -1,6 +1,7 @@
 """The page as a string: what it says, what it shows, and that it is the same each time."""
 
 import json
+import math
 import re
 from argparse import Namespace
 from html import unescape
@@ -231,6 +232,14 @@ def test_what_a_run_has_not_on_record_of_its_steps_is_shown_of_those_alone_that_
         assert {(row["method"], row[name]) for row in rows[name]} == {("mixture", value)}
     assert {row["method"] for row in rows["mfu"]} == {"dense"}
     assert not names.keys() & {plot.name for plot in run_figures.step_figures(methods[:1], None)}
+
+
+def test_a_run_none_of_whose_training_losses_is_a_number_shows_the_held_out_ones(undrawn, tmp_path):
+    path = run(tmp_path)
+    steps = [json.loads(line) | {"loss": None} for line in (path / "metrics.jsonl").read_text().splitlines()]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
+    plots = {plot.name: plot for plot in page_of(path).plots}
+    assert {row["kind"] for row in plots["loss-flops"].rows if math.isfinite(row["loss"])} == {"held-out"}
 
 
 def test_dollars_in_a_name_are_dollars(tmp_path):
