@@ -23,7 +23,6 @@ _WORD_FACTOR = np.uint64(0xD6E8FEB86659FD93)
 _BASE = np.uint64(0xC2B2AE3D27D4EB4F)
 _MIX_1 = np.uint64(0xFF51AFD7ED558CCD)  # MurmurHash3's 64-bit finaliser
 _MIX_2 = np.uint64(0xC4CEB9FE1A85EC53)
-_HALF = np.uint64(32)
 _SHIFT = np.uint64(33)
 
 

@@ -44,12 +44,7 @@ def work(arguments: argparse.Namespace) -> int:
         recipe, ds_config = distributed.on_every_rank(load) if trains else load()
         if arguments.print_config:
             if distributed.rank() == 0:
-                for reason in taken_by_auto(arguments.recipe, arguments.overrides):
-                    print(f"# {reason}")
-                print(recipe.to_short_yaml())
-                # Commented out, so that what is printed is a recipe as it stands.
-                print("# The DeepSpeed configuration:")
-                print("\n".join(f"# {line}" for line in json.dumps(ds_config, indent=2).splitlines()))
+                _print_resolved(recipe, ds_config, taken_by_auto(arguments.recipe, arguments.overrides))
             return 0
         if arguments.dry_run:
             if distributed.rank() == 0:
@@ -85,3 +80,12 @@ def work(arguments: argparse.Namespace) -> int:
     else:
         distributed.leave()
     return 0
+
+
+def _print_resolved(recipe: Recipe, ds_config: dict[str, Any], reasons: list[str]) -> None:
+    """Print a recipe as it stands, with what `auto` took and the DeepSpeed configuration as comments."""
+    for reason in reasons:
+        print(f"# {reason}")
+    print(recipe.to_short_yaml())
+    print("# The DeepSpeed configuration:")
+    print("\n".join(f"# {line}" for line in json.dumps(ds_config, indent=2).splitlines()))

@@ -70,9 +70,7 @@ def activation_bytes(
         # What the output matrix reads.
         kept += scored * hidden * size
     if lowest is None:
-        # Where a token looks, and what an encoder's norm keeps.
-        norm = stack.embedding_norm
-        return kept + tokens * (_INT64 + (0 if norm is None else _norm(norm, hidden, size, learns=active.embeddings)))
+        return kept + tokens * _embeddings(graph, size, learns=active.embeddings)
     # The lowest norm need not hand a gradient down.
     in_layers = lowest < active.depth
     norm = stack.layers[lowest].branches[0].pre if in_layers else stack.final
@@ -205,6 +203,12 @@ def _attention(graph: Model, body: Attention, sequence_length: int, size: int, *
     # logarithm of each softmax's denominator.
     copied = body.rotary is not None and body.rotary.joined and learns
     return total + (elements + values * (1 + copied)) * size + heads * _FLOAT
+
+
+def _embeddings(graph: Model, size: int, *, learns: bool) -> int:
+    """Of one token: where it looks, and what an encoder's norm keeps."""
+    norm = graph.stack.embedding_norm
+    return _INT64 + (0 if norm is None else _norm(norm, graph.sizes[RESIDUAL], size, learns=learns))
 
 
 def _head(graph: Model, size: int, logits: int, *, learns: bool) -> int:

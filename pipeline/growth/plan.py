@@ -76,7 +76,7 @@ def plan_growth(
         source_graph=old,
         graph=new,
         growth=growth,
-        choices=[*derived, *choices, *changed, *described],
+        choices=[*derived, *choices, *changed, *described, *_drawn_experts(rules)],
         seed=seed,
         content=content,
         maps=maps,
@@ -89,10 +89,6 @@ def plan_growth(
         tokenizer=tokenizer,
         optimizer=optimizer,
     )
-    if experts and plan.draws_experts_units:
-        plan.choices.append(
-            "new units of experts are drawn, others in each, and write nothing at first: copies learn different things"
-        )
     _refuse_deadlock(plan)
     return plan
 
@@ -103,6 +99,14 @@ def _tokens(growth: GrowthConfig, tokenizer: NewTokenizer | None, old: int, new:
         return TokenRows(torch.arange(min(old, new)), {}).index_map(new, growth.vocabulary), []
     tokens = tokenizer.rows.index_map(new, growth.vocabulary)
     return tokens, describe_tokens(tokens, old, growth.vocabulary)
+
+
+def _drawn_experts(rules: AxisRules) -> list[str]:
+    """Return what there is to say where copies of experts get new units of their own."""
+    port = rules.target.expert_port
+    if not rules.copies_experts or not rules.operator.zero_output_units or port is None or not rules.maps[port].grows:
+        return []
+    return ["new units of experts are drawn, others in each, and write nothing at first: copies learn different things"]
 
 
 def _layer_origins(growth: GrowthConfig, source: Model, depths: Sequence[int]) -> list[Origin]:
