@@ -63,6 +63,9 @@ _SIZES = {
     "max_position_embeddings": "positions",
 }
 
+_METRICS = ("loss", "perplexity", "accuracy")
+"""Of held-out text."""
+
 _NAMED_SETTINGS = ("window", "stride", "fewshot", "max_train", "max_length", "dtype")
 """Settings of a score that are named with it: those that one task is often given in several of."""
 
@@ -151,6 +154,7 @@ def model_card(known: Known) -> str:
     """Return the card as Markdown under Hugging Face's front matter; sections that nothing is known of are left out."""
     family, sizes, graph = family_of(known.config), sizes_of(known.config), graph_of(known.config)
     own, active, grown = sizes.present, graph.active_parameters, list(filter(grows, known.certificates))
+    last = {entry["stage"]: entry for entry in known.evaluations}
     body = (
         prose.templates(cell=_cell, value=_number, scored_on=_scored_on)
         .overlay(trim_blocks=True, lstrip_blocks=True)
@@ -169,7 +173,8 @@ def model_card(known: Known) -> str:
             ],
             growths=[_growth(certificate) for certificate in grown],
             data_format=FORMAT,
-            last_evaluations={entry["stage"]: entry for entry in known.evaluations}.values(),
+            metrics=_METRICS,
+            last_evaluations=[one for one in last.values() if any(one.get(name) is not None for name in _METRICS)],
             loader="AutoModelForPreTraining" if family.pair_logits else _CLASSES[family.objective],
             sentencepiece=known.manifest is not None and known.manifest["tokenizer"].startswith(SentencePieceTokenizer.kind),
         )
