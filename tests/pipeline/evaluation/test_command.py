@@ -238,7 +238,7 @@ def test_the_printed_table_says_what_part_was_scored_and_that_nothing_is_kept(ev
     command = ("--model", causal, "--task", "wikitext2", "--data", data)
     assert evaluate(*command, "--limit", 2)[1].splitlines()[-2:] == [
         "wikitext2: the first 2 of 4 examples",
-        "not kept: name a file with --out",
+        "the scores are not written to a file; name one with --out",
     ]
     assert "not kept" not in evaluate(*command, "--out", tmp_path / "out.jsonl")[1]
 
