@@ -135,7 +135,8 @@ class Encoding(BaseModel):
         lines = [f"{name} does not encode: {reason}" for name, reason in choice.refused.items()]
         by = f"encoded by {choice.library} {choice.version}"
         if choice.compared:
-            by += f", its ids those of Hugging Face's on {choice.compared:,} stress texts and {self.compared:,} documents"
+            compared = f"{choice.compared:,} stress texts and {self.compared:,} documents"
+            by += f", with the ids of Hugging Face's tokenizer on {compared}"
         return [*lines, by]
 
 

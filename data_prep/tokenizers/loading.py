@@ -101,7 +101,8 @@ def load_tokenizer(directory: Path, split_special_tokens: bool = True, *, for_te
     tokenizer = find_tokenizer(directory, split_special_tokens, for_text=for_text)
     if tokenizer is None:
         raise UserError(
-            f"{directory}: no tokenizer here; put tokenizer.json, vocab.json and merges.txt, vocab.txt or tokenizer.model there"
+            f"{directory}: no tokenizer here; put one of these there: tokenizer.json; vocab.json with merges.txt; vocab.txt; "
+            "tokenizer.model"
         )
     return tokenizer
 
@@ -124,9 +125,8 @@ def given_tokenizer(directory: Path, split_special_tokens: bool) -> Tokenizer:
         ends += _listed(read_json(generation, "copy the model again").get("eos_token_id"))
     if ends and tokenizer.eos_id not in ends:
         raise UserError(
-            f"{path}: eos_token_id is {named}, and the tokenizer there ends a text with {tokenizer.token(tokenizer.eos_id)!r}, "
-            f"{tokenizer.eos_id}; copy the directory, and make the two agree there, so that documents "
-            "end as the model knows it"
+            f"{path}: eos_token_id is {named}, and the tokenizer beside it ends a text with id {tokenizer.eos_id}, "
+            f"{tokenizer.token(tokenizer.eos_id)!r}; copy the directory, and correct one of the two in the copy"
         )
     return tokenizer
 

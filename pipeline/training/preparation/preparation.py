@@ -41,6 +41,7 @@ from pipeline.training.preparation.text import (
     known_tokenizer,
     known_vocabulary,
     vocabulary_size,
+    warn_of_training,
 )
 
 logger = logging.getLogger(__name__)
@@ -218,6 +219,8 @@ def preview_run(
         if data is not None:
             check_data(recipe, data, Remembered.read(directory.checked), 0, 1)
             return request.over(data, given)
+        if recipe.data.text is not None:
+            warn_of_training(recipe, given)
     vocabulary, eos_id = vocabulary_size(recipe, given)
     source = source_config(recipe, given, vocabulary, eos_id)
     named, growths, configs = plan_models(recipe, source, given)

@@ -154,6 +154,20 @@ def check_tokenizer(recipe: Recipe, given: Source | None, tokenizer: Tokenizer, 
     encoder_of(recipe, tokenizer, source)
 
 
+def warn_of_training(recipe: Recipe, given: Source | None) -> None:
+    """Warn where a tokenizer is to be trained beside a source that has one: a run is refused unless both give the same ids."""
+    config = recipe.data.tokenizer
+    if given is None or config is None or config.path is not None or recipe.target.tokenizer is not None:
+        return
+    own = find_tokenizer(given.beside)
+    if own is not None:
+        logger.warning(
+            "data.tokenizer: a tokenizer will be trained on the text, and the source has one, %s; the run is refused after the "
+            "text is prepared unless both give the same ids; leave data.tokenizer out to use the source's",
+            own.files[0],
+        )
+
+
 def check_training(config: TokenizerConfig, family: Family) -> None:
     """Raise UserError where a tokenizer is to be trained that AutoTokenizer would read otherwise beside the model."""
     if config.path is not None:
@@ -188,5 +202,6 @@ def check_source(source: Source, tokenizer: Tokenizer, named: Path | None = None
         )
     raise UserError(
         f"{own.files[0]}: gives other ids than {tokenizer.files[0]}, the text's tokenizer ({differs}); prepare the text "
-        "with the model's own tokenizer, or name the text's as target.tokenizer to change the model's"
+        "with the model's own tokenizer, as a recipe without data.tokenizer does, or name the text's as target.tokenizer to "
+        "change the model's"
     )

@@ -192,8 +192,8 @@ def notes(run: DryRun) -> Iterator[str]:
     most = max(_parameters(run.config(plan.phase)) for plan in run.stages)
     bucket = min(run.ds_config.get("zero_optimization", {}).get("reduce_bucket_size", _BUCKET), most) * dtype.itemsize
     yield (
-        f"memory    weights and gradients in {str(dtype).removeprefix('torch.')}, without a micro-batch's activations, "
-        f"as PyTorch's own kernels keep them, gathered layers, and a bucket of gradients, {_bytes(bucket)} or less"
+        f"memory    weights and gradients in {str(dtype).removeprefix('torch.')}; not counted: activations, gathered layers, "
+        f"and a bucket of gradients (at most {_bytes(bucket)})"
     )
     yield "          stepping: gradients in float32 while they are stepped; batch: micro-batch x accumulation x ranks"
 
@@ -221,7 +221,7 @@ def _disk(run: DryRun) -> Iterator[str]:
     free = shutil.disk_usage(next(path for path in (place, *place.parents) if path.exists())).free
     yield (
         f"disk      a checkpoint takes {_bytes(one)}, {count} at once {_bytes(count * one)}; "
-        f"{_bytes(free)} are free in {run.recipe.run_dir}"
+        f"{_bytes(free)} are free where {run.recipe.run_dir} is"
     )
     if free < count * one:
         yield "          warning: that is not enough; free disk space, name another run_dir, or lower checkpointing.keep"
@@ -239,10 +239,10 @@ def _data(run: DryRun) -> str:
         )
     if run.corpus_tokens is not None:
         return f"not looked at; taken to be {run.corpus_tokens:,} tokens to train on"
-    known, unknown = "the text is there and not prepared yet", [p.stage.name for p in run.stages if not run.resolved(p)]
+    known, unknown = "the text is found and not prepared yet", [p.stage.name for p in run.stages if not run.resolved(p)]
     if not unknown:
-        return f"{known}: how many epochs the stages are is not known"
-    return f"{known}: the steps of {', '.join(unknown)} are not known; --corpus_tokens N says how long it is"
+        return f"{known}, so the number of epochs is not known"
+    return f"{known}, so the steps of {', '.join(unknown)} are not known; give its number of tokens by --corpus_tokens"
 
 
 def _unit(count: int) -> str:

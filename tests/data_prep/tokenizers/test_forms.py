@@ -214,8 +214,10 @@ def test_documents_end_as_the_models_configuration_says(tmp_path, keys, listed, 
     if fits:
         assert given_tokenizer(directory, True).eos_id == 2
     else:
-        sentence = r"config.json: eos_token_id is .*, and the tokenizer there ends a text with '</s>', 2; copy the directory"
-        with pytest.raises(UserError, match=f"{sentence}, and make the two agree there"):
+        sentence = (
+            r"config.json: eos_token_id is .*, and the tokenizer beside it ends a text with id 2, '</s>'; copy the directory"
+        )
+        with pytest.raises(UserError, match=f"{sentence}, and correct one of the two in the copy"):
             given_tokenizer(directory, True)
 
 

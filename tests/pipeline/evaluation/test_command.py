@@ -279,7 +279,11 @@ def _small_vocabulary(directory: Path) -> None:
         (None, ("--task", "ptb", "--out", "absent/scores.jsonl"), "--out: absent is no directory; make it, or name another"),
         (None, ("--task", "ptb", "--window", "0"), "argument --window: 0 is not above 0"),
         (None, ("--task", "ptb", "--model", "absent"), "absent: no such directory; name a Hugging Face model, a run directory"),
-        (_without_tokenizer, ("--task", "ptb"), "no tokenizer here; put tokenizer.json, vocab.json and merges.txt"),
+        (
+            _without_tokenizer,
+            ("--task", "ptb"),
+            "no tokenizer here; put one of these there: tokenizer.json; vocab.json with merges.txt",
+        ),
         (_small_vocabulary, ("--task", "ptb"), "the tokenizer has ids up to 400, and the model's vocab_size is 400; put the"),
     ],
 )

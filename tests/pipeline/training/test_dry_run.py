@@ -24,6 +24,7 @@ from pipeline.training.monitoring.utilization import Device
 from pipeline.training.preparation.preparation import Planned, preview_run
 from pipeline.training.run.dry_run import DryRun
 from pipeline.training.run.dry_run_page import notes, page_of
+from tests.data_prep.tokenizers.forms import FORMS
 from tests.families import DENSE
 from tests.pipeline.growth import check
 from tests.shards import write_prepared
@@ -298,3 +299,15 @@ def test_a_checkpoint_without_a_configuration_takes_that_of_source_config(tmp_pa
         given = planned("data.tokenizer.vocab_size=50", f"source.config={config}").given
         assert given.beside == tmp_path / "model"
         assert f"read with {tmp_path}/model/config.json" in given.remarks[0]
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_tokenizer_to_train_beside_a_source_that_has_one_is_warned_of(tmp_path, tiny_model, caplog, trained):
+    source = FORMS["gpt2 slow"].write(tmp_path / "model")
+    tiny_model("gpt2", vocab=500).float().save_pretrained(source)
+    (tmp_path / "text.txt").write_text("some text\n", encoding="utf-8")
+    tokenizer = "data.tokenizer.vocab_size=300" if trained else "data.tokenizer=null"
+    text = ["data.text.corpus=null", f"data.text.files=[{tmp_path}/text.txt]", f"data.output_dir={tmp_path}/data"]
+    given = [f"source.path={source}", "source.model=null", "source.steps=null"]
+    previewed(tmp_path / "run", *given, *text, tokenizer, "target.hidden_size=64", "data.sequence_length=8", tokens=None)
+    assert ("a tokenizer will be trained on the text, and the source has one" in caplog.text) == trained
