@@ -107,8 +107,8 @@ def counted_and_reckoned(family: str) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("family", ["gpt2", "llama", pytest.param("bert", marks=pytest.mark.full)])
 def test_flops_of_layers_run_again_by_zeros_own_linear(family):
     cases, _ = run_ranks(counted_and_reckoned, 2, family)
-    for counted, reckoned in cases:
-        assert counted == reckoned
+    for counted, estimated in cases:
+        assert counted == estimated
 
 
 def test_a_rank_may_score_nothing():

@@ -65,9 +65,9 @@ def test_text_is_not_prepared_and_epochs_are_known_once_it_is(launch, recipe, tm
     assert "the steps of submodels are not known" in unknown.output
     assert row(unknown.output, "submodels")[1] == "?" and row(unknown.output, "full")[1] == "8"
 
-    reckoned = launch(path, "--dry_run", PEAK, "--corpus_tokens", "3200").finish()
+    estimated = launch(path, "--dry_run", PEAK, "--corpus_tokens", "3200").finish()
     # 100 windows of 32, twice, in batches of 8.
-    assert row(reckoned.output, "submodels")[1] == "25"
+    assert row(estimated.output, "submodels")[1] == "25"
 
     corpora = [CorpusConfig(**text)]
     tokenizer = TokenizerConfig(vocab_size=406)

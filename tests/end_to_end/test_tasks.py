@@ -1,4 +1,4 @@
-"""Zero-shot tasks amid training: scored with the engine, cut back where a run goes on, the same figures as afterwards."""
+"""Zero-shot tasks during training: scored with the engine, cut back where a run goes on, the same figures as afterwards."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ def text(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(launch, prepared, text, tmp_path_factory):
-    """A run that was scored amid training, by one rank. Tests that write into it copy it."""
+    """A run that was scored during training, by one rank. Tests that write into it copy it."""
     evaluation = {"every": 100, "windows": 9, "tasks": [f"text:{text}"], "tasks_every": EVERY}
     return launch(write_recipe(tmp_path_factory.mktemp("scored"), prepared, evaluation=evaluation)).finish()
 

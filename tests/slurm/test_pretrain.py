@@ -21,7 +21,7 @@ def _resumed_from(submitted: Submitted) -> int:
 
 
 def _requeued(submitted: Submitted) -> int:
-    """Signal a job amid its steps; return how many it has taken when it waits to go on."""
+    """Signal a job during its steps; return how many it has taken when it waits to go on."""
     submitted.wait_for_step(20)
     submitted.job.signal("USR1")
     submitted.job.wait_for_state("PENDING", restarts=1)

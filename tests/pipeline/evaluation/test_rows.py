@@ -18,7 +18,7 @@ def test_every_token_is_scored_once_behind_as_much_as_there_is_room_for(window, 
             before = [PREFIX, *TOKENS[:place]]
             read = row.tokens[: position + 1]
             assert read == before[-len(read) :], "what it reads is what stands in front of it"
-            # The whole beginning, or a window less the stride, besides the token just before.
+            # The whole beginning, or a window less the stride, and the token just before.
             assert len(read) == len(before) or len(read) > window - stride
         seen += row.targets
     assert seen == TOKENS

@@ -17,7 +17,7 @@ from tests.pipeline.growth import check
 WRONG = [None, "abc", -1, 0, 3, 1.5, True, [], {"a": 1}, 10**20, float("nan")]
 """Other types, and values that no model has."""
 
-BESIDES = (
+OTHER_KEYS = (
     "architectures attn_implementation attribute_map chunk_size_feed_forward dtype head_dim id2label intermediate_size "
     "layer_types n_inner num_key_value_heads num_labels output_attentions output_hidden_states per_layer_config "
     "position_embedding_type pruned_heads quantization_config return_dict rope_scaling rope_theta to_dict torch_dtype "
@@ -77,7 +77,7 @@ def families_with(key):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_key_with_any_value_is_refused_or_makes_a_model_that_runs(family, read):
     base, accepted = base_of(family), 0
-    for number, key in enumerate(sorted({*base, *BESIDES})):
+    for number, key in enumerate(sorted({*base, *OTHER_KEYS})):
         # A share of the values for each key, and another one in each family that has it: together all of them. What a single
         # family has meets every value there.
         tried = families_with(key)

@@ -113,7 +113,7 @@ def test_the_table_of_relative_positions_moves_with_the_heads():
 
 
 def published(directory, model, *, said, drop=(), more=None):
-    """Files as they are published: config.json's `tie_word_embeddings` and `scale_decoder_outputs`, tensors besides."""
+    """Files as they are published: config.json's `tie_word_embeddings` and `scale_decoder_outputs`, and tensors."""
     model.save_pretrained(directory)
     content = json.loads((directory / "config.json").read_text())
     content = {key: value for key, value in content.items() if key not in ("scale_decoder_outputs", "tie_word_embeddings")}

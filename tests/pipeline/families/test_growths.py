@@ -52,7 +52,7 @@ OPTIONS = {
         }
     ],
 }
-"""What a family's configuration may say besides, and what a growth that made lists anew would get wrong."""
+"""What a family's configuration may say in addition, and what a growth that made lists anew would get wrong."""
 
 
 @pytest.mark.parametrize("tied", [True, False])

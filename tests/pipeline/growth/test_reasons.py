@@ -32,7 +32,7 @@ class Case:
     sizes: dict
     growth: dict = field(default_factory=dict)
     source: dict = field(default_factory=dict)
-    """What the source's configuration says besides."""
+    """What else the source's configuration says."""
     target: dict = field(default_factory=dict)
     """What the target's says otherwise, which a recipe cannot ask for."""
     words: str = ""

@@ -61,7 +61,7 @@ def test_methods_differ_in_nothing_but_where_they_start_and_how_they_grow(suite,
                 continue
             changed = (stage.lr, stage.schedule, stage.sequence_length, stage.weights, stage.train_batch_size)
             assert changed == (None,) * 5 and not stage.groups, name
-            # Climbing to the rate again belongs to an Adam that begins anew amid the run, and to nothing else.
+            # Climbing to the rate again belongs to an Adam that begins anew during the run, and to nothing else.
             assert bool(stage.warmup_steps) == fresh, (name, stage.name)
             if fresh:
                 climbed_again.add(stage.warmup_steps)

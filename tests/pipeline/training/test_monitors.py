@@ -58,7 +58,7 @@ def break_off_and_go_on(config: dict, run_dir: Path) -> None:
     take_steps(Monitors.opened(config, run_dir, 0), range(1, 8))
     if "csv_monitor" in config:
         with open(run_dir / "csv" / "train_loss.csv", "a", encoding="utf-8") as file:
-            file.write("8,0.12")  # a kill amid a row
+            file.write("8,0.12")  # a kill within a row
     take_steps(Monitors.opened(config, run_dir, 4), range(5, 11))
 
 

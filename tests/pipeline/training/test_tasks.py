@@ -1,4 +1,4 @@
-"""Tasks that a recipe may ask for amid training."""
+"""Tasks that a recipe may ask for during training."""
 
 import pytest
 
